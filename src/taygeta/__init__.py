@@ -1,0 +1,70 @@
+"""Taygeta: a design lab for AI accelerators that run large language models.
+
+    import taygeta as tg
+    d = tg.deploy("meta-llama/Llama-3.1-70B", on="h100:8", weights="fp8")
+    print(tg.predict(d, tg.Batch.decode(requests=32, context=4096)).seconds)
+
+Names load on first use, so that importing the package stays fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from taygeta.api import compare, deploy, explain, plan, predict, serve_rate, sweep
+    from taygeta.base.errors import DoesNotFitError, InputError, TaygetaError
+    from taygeta.base.interval import Interval
+    from taygeta.cost.result import Prediction, Service
+    from taygeta.frontend.catalog import model, model_names
+    from taygeta.spec.catalog import chip, chip_names
+    from taygeta.spec.deployment import Batch, Deployment, Group, Parallelism
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "taygeta.api": ("compare", "deploy", "explain", "plan", "predict", "serve_rate", "sweep"),
+    "taygeta.base.errors": ("DoesNotFitError", "InputError", "TaygetaError"),
+    "taygeta.base.interval": ("Interval",),
+    "taygeta.cost.result": ("Prediction", "Service"),
+    "taygeta.frontend.catalog": ("model", "model_names"),
+    "taygeta.spec.catalog": ("chip", "chip_names"),
+    "taygeta.spec.deployment": ("Batch", "Deployment", "Group", "Parallelism"),
+}
+_OWNER = {name: home for home, names in _HOME.items() for name in names}
+
+__all__ = [
+    "Batch",
+    "Deployment",
+    "DoesNotFitError",
+    "Group",
+    "InputError",
+    "Interval",
+    "Parallelism",
+    "Prediction",
+    "Service",
+    "TaygetaError",
+    "chip",
+    "chip_names",
+    "compare",
+    "deploy",
+    "explain",
+    "model",
+    "model_names",
+    "plan",
+    "predict",
+    "serve_rate",
+    "sweep",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _OWNER.get(name)
+    if home is None:
+        raise AttributeError(f"module 'taygeta' has no attribute {name!r}")
+    return getattr(importlib.import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,104 @@
+"""taygeta predict: one deployment, as a closed loop or as a single step."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from taygeta.app.options import (
+    ChipName,
+    Concurrency,
+    Html,
+    Isl,
+    Json,
+    ModelName,
+    Options,
+    Osl,
+    Price,
+    deployment_options,
+)
+from taygeta.app.output import check_page, emit, write_page
+
+if TYPE_CHECKING:
+    from taygeta.report.assumptions import Assumption
+    from taygeta.spec.deployment import Batch, Deployment
+
+
+class Step(StrEnum):
+    """A single step instead of the closed loop."""
+
+    decode = "decode"
+    prefill = "prefill"
+
+
+StepOption = Annotated[
+    Step | None,
+    typer.Option(
+        help="Predict one step: a decode step in the middle of the answers, or the prefill of one prompt."
+    ),
+]
+
+
+@deployment_options
+def predict(
+    model: ModelName,
+    how: Options,
+    chip: ChipName = "h100",
+    isl: Isl = 1024,
+    osl: Osl = 1024,
+    concurrency: Concurrency = 16,
+    step: StepOption = None,
+    price: Price = None,
+    as_json: Json = False,
+    html: Html = None,
+) -> None:
+    """Predict how fast a model runs on a chip, and where the time goes.
+
+    Example: taygeta predict openai/gpt-oss-120b --chip maia-100:4 --isl 1024 --osl 1024 --concurrency 64
+    """
+    from taygeta import api
+    from taygeta.report.assumptions import assumptions
+    from taygeta.report.json import assumptions_json, to_json
+    from taygeta.report.service import service_view, step_view
+
+    check_page(html)
+    d = api.deploy(model, chip, **how)
+    found = assumptions(api.recipe(model, chip, **how).sheet(), d.model)
+    if step is None:
+        s = api.serve_rate(d, isl, osl, concurrency, price)
+        emit(
+            lambda: service_view(s, found),
+            lambda: {**to_json(s), "assumptions": assumptions_json(found)},
+            as_json,
+        )
+        write_page(html, lambda: _service_page(s, found))
+    else:
+        p = api.predict(d, _batch(d, step, isl, osl, concurrency))
+        emit(
+            lambda: step_view(p, found),
+            lambda: {**to_json(p), "assumptions": assumptions_json(found)},
+            as_json,
+        )
+        write_page(html, lambda: _step_page(p, found))
+
+
+def _batch(d: Deployment, step: Step, isl: int, osl: int, concurrency: int) -> Batch:
+    """The batch of the closed loop: of one rank in the middle of its answers, or the start of a prompt."""
+    from taygeta.cost.service import Load, decode_batch, prefill_batches
+
+    load = Load(isl, osl, concurrency)
+    return prefill_batches(d, isl)[0] if step is Step.prefill else decode_batch(d, load, load.per_rank(d))
+
+
+def _service_page(s: object, found: tuple[Assumption, ...]) -> str:
+    from taygeta.report.pages import service_page
+
+    return service_page(s, found)  # type: ignore[arg-type]
+
+
+def _step_page(p: object, found: tuple[Assumption, ...]) -> str:
+    from taygeta.report.pages import step_page
+
+    return step_page(p, found)  # type: ignore[arg-type]

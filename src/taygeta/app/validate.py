@@ -1,0 +1,97 @@
+"""taygeta validate and taygeta calibrate: predictions against measured silicon."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from taygeta.app.output import check_page, progress, write_page
+from taygeta.base.errors import InputError
+
+if TYPE_CHECKING:
+    from taygeta.validate.run import Result
+    from taygeta.validate.score import Score
+    from taygeta.validate.systems import Systems
+
+Directory = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DIRECTORY", help="Tables such as gemm.parquet or e2e.parquet.", show_default=False
+    ),
+]
+OwnChips = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--chip", metavar="FILE", help="A chip file in place of the catalogue's entry; may be repeated."
+    ),
+]
+
+
+def validate(
+    directory: Directory,
+    chip: OwnChips = None,
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the scores as a JSON list.")
+    ] = None,
+    rows: Annotated[
+        Path | None, typer.Option(metavar="DIRECTORY", help="Write the tables with predictions.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with plots.")] = None,
+    markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report as Markdown.")] = None,
+) -> None:
+    """Score predictions against tables of measured silicon.
+
+    Errors are predicted / measured - 1. Finished tables stay readable when interrupted.
+
+    Example: taygeta validate ../shared/silicon --json scores.json
+    """
+    from taygeta.validate import files
+    from taygeta.validate.run import validate as run
+    from taygeta.validate.systems import Systems
+
+    check_page(html)
+    for path in (json, markdown):
+        _check_file(path)
+    systems = Systems(chip or ())
+    results: list[Result] = []
+    scores: list[Score] = []
+    with progress("scoring") as advance:
+        for result in run(directory, systems, advance):
+            results.append(result)
+            scores += result.scores
+            if rows:
+                files.write_rows(rows, result.table, result.rows)
+            if json:
+                files.write_scores(json, scores)
+    _report(results, systems, html, markdown)
+
+
+def _report(results: list[Result], systems: Systems, html: Path | None, markdown: Path | None) -> None:
+    """Print the scores, and write the page and the report that were asked for."""
+    from rich.console import Console
+
+    from taygeta.report.terminal import show
+    from taygeta.validate import view
+
+    show(view.summary(results), Console(file=sys.stdout, highlight=False))
+    if markdown:
+        from taygeta.validate.files import write_text
+        from taygeta.validate.held_out import held_out
+        from taygeta.validate.markdown import report
+
+        write_text(markdown, report(results, systems, held_out(results, systems)))
+        sys.stderr.write(f"wrote {markdown}\n")
+    write_page(html, lambda: view.page(results))
+
+
+def _check_file(path: Path | None) -> None:
+    """Refuse a file that cannot be written before any work. Raises InputError."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise InputError(f"{path} is a directory: give the name of a file.")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"{path} cannot be written: {path.absolute().parent} is no directory.")

@@ -1,0 +1,1 @@
+"""Units, errors and the names of formats; imports nothing else of Taygeta."""

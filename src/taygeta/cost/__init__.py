@@ -1,0 +1,1 @@
+"""What operations, steps and services cost."""

@@ -1,0 +1,271 @@
+"""Attention: softmax(Q K^T) V over a KV cache, for decode and prefill alike.
+
+Attention is one operation on a number of (query, key) pairs. Causality, a sliding window, a chunk, a cached
+prefix and a choice of the top keys only change how many pairs there are; heads that share keys and values,
+latent attention and low-precision caches only change the bytes of a key and the FLOP of a pair. So there is
+one kernel:
+
+    work is cut into tiles of query rows; a tile walks over its visible keys, block by block;
+    a key costs a core  (tensor^q + softmax^q + load^q)^(1/q)  seconds, a tile costs a start and a drain;
+    tiles go over the cores in waves; where they do not fill the cores, the context is split and merged again;
+    the walk overlaps with main memory and with the shared cache that feed it.
+
+Decode kernels put the queries of a group of heads and of up to DECODE_TOKENS tokens in one tile, since they
+are short of queries and stream the cache. Prefill kernels have a tile for each head. The scheme is that of
+FlashAttention-2 (arXiv 2307.08691), FlashAttention-3 (arXiv 2407.08608) and of split keys (Flash-Decoding).
+
+Batches are ragged: evaluate each group of count x new_tokens x context on its own and add them with
+`combine`. Decode is linear in its context, so sequences that each add one token make one group at their mean
+context. The functions are plain scalar Python, compiled elsewhere; uncompiled they are their own reference.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from taygeta.cost.hardware import Hardware
+
+DECODE_TOKENS = 8.0
+"""Most new tokens of a sequence that decode kernels take. Assumed: speculation verifies 2 to 8 at a time."""
+
+DECODE_ROWS = 64.0
+"""Query rows of a decode tile: the rows of a warpgroup's multiply, as in FlashAttention-3 and FlashMLA."""
+
+KEY_BLOCK = 64.0
+"""Keys that a decode tile loads at a time, the page of FlashMLA; windows and splits round up to it."""
+
+STREAM_OVERLAP = 8.0
+"""Norm that joins the walk over keys with the memory that feeds it: nearly the larger of the two alone."""
+
+
+class AttentionConstants(NamedTuple):
+    """Calibration constants of attention kernels. Those with a default are shared by all measured chips.
+
+    Fitted on attention_decode and attention_prefill rows of AIConfigurator (A100, H100, H200, B200, L40S).
+    """
+
+    decode_start: float  # s that a decode call takes beyond one launch: planning, extra kernels; 2 to 10 us
+    prefill_start: float  # s that a prefill call takes beyond one launch; 2 to 10 us
+    decode_tile: float  # s that a decode tile takes beyond its keys: start, latency, drain; 0.2 to 3 us
+    prefill_tile: float  # s that a prefill tile takes beyond its keys; 0.3 to 4 us
+    stream_efficiency: float  # share of main-memory bandwidth that a walk over keys reaches; 0.7 to 0.95
+    tensor_efficiency: float  # share of the peak at which the two multiplies run alone; 0.5 to 0.95
+    overlap: float  # norm that joins decode tiles' own cost with the walk: 1 serial .. 10 the larger alone
+    query_rows: float  # query rows of a prefill tile: 128; 256 where two tiles take turns on one core
+    packs: float  # 1.0: short prefill tiles hold several heads of a group, 0.0: one head each
+    spreads: float  # 1.0: long prefills too spread the keys of a tile over idle cores, 0.0: short ones only
+    convert_rate: float  # 8-bit cached elements that a core can hand to its multiplies in a clock; 8 to 1000
+    merge: float = 8e-7  # s to merge two halves of a split context, once per doubling; 0.3 to 2 us
+    fill_keys: float = 180.0  # keys that a decode tile loads with nothing to overlap with; 64 to 256
+    exposed: float = 0.6  # share of reading queries and writing outputs that overlaps with nothing; 0 to 1
+    narrowing: float = 1.0  # work to make a score an 8-bit operand, in exponentials; 0.2 to 1.5
+    softmax_overlap: float = 1.4  # norm that joins multiplies, exponentials and loads of a tile; 1 to 4
+    cache_efficiency: float = 0.7  # share of the shared cache's bandwidth that tiles reach; 0.4 to 0.9
+
+
+def visible_pairs(new_tokens: float, context: float, window: float) -> float:
+    """(query, key) pairs of one head of one sequence under a causal mask.
+
+    A new token sees the context and the new tokens up to itself, and of those the last `window` (0: all).
+    The count for a choice of the top k keys is the same with window = k. Exact for whole numbers.
+    """
+    if window <= 0.0 or window >= context + new_tokens:
+        return new_tokens * context + 0.5 * new_tokens * (new_tokens + 1.0)
+    growing = min(new_tokens, max(0.0, window - context))
+    return growing * context + 0.5 * growing * (growing + 1.0) + (new_tokens - growing) * window
+
+
+def chunk_pieces(new_tokens: float, context: float, chunk: float) -> tuple[float, float, float, float]:
+    """Cut the new tokens of a sequence where chunked attention forgets: at multiples of `chunk` (Llama 4).
+
+    Returns (tokens of the first piece, context that it still sees, whole chunks after it, tokens of the last
+    piece): plain causal groups, whose pairs add up. Only the first piece sees a context.
+    """
+    seen = context - chunk * math.floor(context / chunk)
+    first = min(new_tokens, chunk - seen)
+    rest = new_tokens - first
+    whole = float(math.floor(rest / chunk))
+    return first, seen, whole, rest - whole * chunk
+
+
+def attention_flop(pairs: float, heads: float, qk_dim: float, v_dim: float) -> float:
+    """FLOP of the two multiplies: for each pair and head 2 for each element of a key and of a value."""
+    return 2.0 * pairs * heads * (qk_dim + v_dim)
+
+
+def cached_share(footprint: float, cache_bytes: float) -> float:
+    """Share of a footprint that the shared cache still holds when the same bytes are walked over again.
+
+    It falls in a line from all to none at the size of the cache, as under pseudo-random replacement; measured
+    decode calls that repeat over one KV cache follow it. Under an exact LRU it would drop at once.
+    """
+    if cache_bytes <= 0.0:
+        return 0.0
+    return max(0.0, 1.0 - footprint / cache_bytes)
+
+
+def combine(
+    first: tuple[float, float, float, float, float],
+    second: tuple[float, float, float, float, float],
+    fused: float,
+) -> tuple[float, float, float, float, float]:
+    """Add two groups of one step, such as prefill beside decode.
+
+    Their tiles queue for the same cores: plain kernels hardly overlap memory-bound decode with compute-bound
+    prefill (POD-Attention, arXiv 2410.18038), so the times add. fused: 1.0 if one launch takes both
+    (FlashAttention with variable lengths), 0.0 if each has its own (FlashInfer, TensorRT-LLM).
+    """
+    fixed = first[4] + second[4] - fused * min(first[4], second[4])
+    body = first[0] - first[4] + second[0] - second[4]
+    return fixed + body, first[1] + second[1], first[2] + second[2], first[3] + second[3], fixed
+
+
+def attention(
+    sequences: float,
+    new_tokens: float,
+    context: float,
+    window: float,
+    heads: float,
+    kv_heads: float,
+    qk_dim: float,
+    v_dim: float,
+    kv_bytes: float,
+    kv_element_bytes: float,
+    io_bytes: float,
+    peak: float,
+    narrow: float,
+    warm: float,
+    append: float,
+    preparation: float,
+    hw: Hardware,
+    c: AttentionConstants,
+) -> tuple[float, float, float, float, float]:
+    """Time of causal attention of one group: `sequences` that each add new_tokens to `context` cached ones.
+
+    Args:
+        sequences: how many.
+        new_tokens: of each sequence.
+        context: tokens of each sequence that are cached already.
+        window: keys that a query sees at most; 0.0 all.
+        heads: query heads of this rank.
+        kv_heads: key and value heads of this rank: 1 for absorbed latent attention, heads for expanded.
+        qk_dim: elements of a query: 576 for DeepSeek's latent attention absorbed, 192 expanded.
+        v_dim: elements of a value: 512 absorbed, 128 expanded.
+        kv_bytes: of key and value of a token and KV head, scales included; latent attention stores them once.
+        kv_element_bytes: of one cached element; elements below 2 bytes are converted.
+        io_bytes: of one element of queries and outputs.
+        peak: dense FLOP/s of the compute mode. Sinks cost nothing.
+        narrow: 1.0 where scores become 8-bit operands of the second multiply (fp8 compute), else 0.0.
+        warm: 1.0 where the same bytes were walked over just before (repeated calls of a benchmark; Q, K, V of
+            a prefill), 0.0 in a decode step, whose weights flush the cache. Only warm calls beat a roofline.
+        append: how often keys and values of the new tokens are written to the cache here: 0.0 or 1.0.
+        preparation: share of the start that shows: 1.0 for calls alone, about 0.5 in a step of a model.
+        hw: the chip.
+        c: constants of the kernels.
+
+    Returns: (seconds, tensor_seconds, memory_seconds, on_chip_seconds, fixed_seconds).
+
+    More work is never faster, except across DECODE_TOKENS (another kernel) and by a step of a split.
+    """
+    decode = new_tokens <= DECODE_TOKENS
+    width = qk_dim + v_dim
+    rows, tokens, together = _tile(decode, new_tokens, heads / kv_heads, width, hw, c)
+    keys, longest, reach = _keys(decode, new_tokens, context, window, rows, tokens)
+    uniform = new_tokens <= rows
+    tiles = sequences * kv_heads * math.ceil(heads / kv_heads / together) * math.ceil(new_tokens / rows)
+    multiplied = math.ceil(tokens * together / hw.tile_rows) * hw.tile_rows
+    converted = kv_bytes / kv_element_bytes if decode and kv_element_bytes < 2.0 else 0.0
+    compute, load, key = _key_seconds(multiplied, width, kv_bytes, converted, peak, narrow, hw, c)
+
+    split = 1.0
+    if decode or uniform or c.spreads > 0.0:  # over idle cores, while a shorter walk pays for its merge
+        pays = keys * key * math.log(2.0) / c.merge if c.merge > 0.0 else math.inf
+        split = math.floor(max(1.0, min(hw.cores / tiles, keys / KEY_BLOCK, pays)))
+    walked = keys if split == 1.0 else math.ceil(keys / split / KEY_BLOCK) * KEY_BLOCK
+
+    # Equal tiles leave a last wave part empty; causal tiles differ, and short ones fill the gaps of the long.
+    filled = tiles * split / hw.cores
+    waves = max(1.0, math.ceil(filled) if uniform else filled)
+    walk = max(waves * walked, longest / split) * key
+    own = waves * (c.decode_tile + c.fill_keys * load if decode else c.prefill_tile)
+
+    kv = sequences * kv_heads * reach * kv_bytes
+    io = sequences * new_tokens * heads * width * io_bytes
+    written = 2.0 * append * sequences * kv_heads * new_tokens * kv_bytes  # read here, written there
+    cold = 1.0 - warm * cached_share(kv + io + written, hw.cache_bytes)
+    second = cold / (hw.hbm_bandwidth * c.stream_efficiency)
+    exposed, memory = (c.exposed * io + written) * second, (kv + (1.0 - c.exposed) * io) * second
+    shared = 0.0
+    if hw.cache_bandwidth > 0.0:
+        traffic = tiles * split * walked * kv_bytes * (1.0 if decode else hw.multicast) + io
+        shared = traffic / (hw.cache_bandwidth * c.cache_efficiency)
+    if decode:
+        body = _overlap(_overlap(max(memory, shared), walk, STREAM_OVERLAP), own, c.overlap)
+    else:
+        body = _overlap(max(memory, shared), walk + own, STREAM_OVERLAP)
+    start = c.decode_start if decode else c.prefill_start
+    fixed = hw.launch + preparation * start + c.merge * math.log2(split)
+    return fixed + exposed + body, waves * walked * compute, exposed + memory, max(shared, walk + own), fixed
+
+
+def _tile(
+    decode: bool, new_tokens: float, group: float, width: float, hw: Hardware, c: AttentionConstants
+) -> tuple[float, float, float]:
+    """Return (query rows that a tile may have, tokens in it, heads of a group in it)."""
+    rows = DECODE_ROWS if decode else c.query_rows
+    if hw.core_sram_bytes > 0.0:  # a tile holds its queries (2 bytes) and its sums (4 bytes): 3 on average
+        fit = math.floor(hw.core_sram_bytes / (3.0 * width * hw.tile_rows)) * hw.tile_rows
+        rows = min(rows, max(hw.tile_rows, fit))
+    tokens = min(new_tokens, rows)
+    if decode or (c.packs > 0.0 and new_tokens < rows):
+        return rows, tokens, min(group, max(1.0, math.floor(rows / tokens)))
+    return rows, tokens, 1.0
+
+
+def _keys(
+    decode: bool, new_tokens: float, context: float, window: float, rows: float, tokens: float
+) -> tuple[float, float, float]:
+    """Return (mean keys that a tile walks over, keys of the longest tile, keys that a sequence reads)."""
+    total = context + new_tokens
+    block = KEY_BLOCK if decode else max(KEY_BLOCK, rows)
+    longest = math.ceil(total / block) * block
+    reach = total
+    if window > 0.0:
+        longest = min(longest, (math.ceil((window - 1.0) / block) + math.ceil(tokens / block)) * block)
+        reach = min(total, max(window + new_tokens - 1.0, longest if new_tokens <= rows else 0.0))
+    if new_tokens <= rows:
+        return longest, longest, reach
+    # The mask, counted in squares of rows x rows: a row of tiles sees its own square and those ahead of it.
+    ahead = math.ceil((window - 1.0) / rows) + 1.0 if window > 0.0 else 0.0
+    row_tiles = math.ceil(new_tokens / rows)
+    squares = visible_pairs(row_tiles, math.ceil(context / rows), ahead)
+    return squares / row_tiles * rows, longest, reach
+
+
+def _key_seconds(
+    rows: float,
+    width: float,
+    kv_bytes: float,
+    converted: float,
+    peak: float,
+    narrow: float,
+    hw: Hardware,
+    c: AttentionConstants,
+) -> tuple[float, float, float]:
+    """Return the seconds that a key costs a tile: in multiplies and exponentials, in loads, and in all."""
+    multiply = 2.0 * rows * width * hw.cores / (peak * c.tensor_efficiency)
+    exponentials = rows * (1.0 + c.narrowing * narrow) / (hw.exp_per_clock * hw.clock)
+    load = kv_bytes / (hw.core_port * hw.clock)
+    compute = _overlap(multiply, exponentials, c.softmax_overlap)
+    key = _overlap(compute, load, c.softmax_overlap)
+    return compute, load, max(key, converted / (c.convert_rate * hw.clock))
+
+
+def _overlap(a: float, b: float, p: float) -> float:
+    """Join two times that overlap: the p-norm, from their sum (p = 1) to the larger alone (p large)."""
+    top = max(a, b)
+    if top <= 0.0:
+        return 0.0
+    return top * (1.0 + (min(a, b) / top) ** p) ** (1.0 / p)  # scaled, so that it cannot overflow

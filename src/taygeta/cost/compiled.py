@@ -1,0 +1,70 @@
+"""Kernels compiled: the very functions of the kernel modules, through Numba, for work that calls them often.
+
+A kernel module is plain Python and is its own reference. Here every function of those modules is cloned into a
+namespace in which the functions it calls are the compiled ones, so that there is one text and two ways to run it. A
+single prediction runs the plain text and never imports Numba; a search, a sweep or a validation compiles once.
+Machine code is cached on disk under a key made of the kernels' sources, because Numba's own key sees the caller's
+file only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any
+
+from taygeta.cost import attention, collective, experts, loops, matmul, scan, step, vector
+
+KERNELS: tuple[ModuleType, ...] = (vector, matmul, attention, scan, experts, collective, step, loops)
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the compiled twin of a kernel function. Raises KeyError for a function of another module."""
+    return _namespace()[f"{function.__module__}.{function.__qualname__}"]
+
+
+@cache
+def _namespace() -> dict[str, Callable[..., Any]]:
+    import numba
+    from numba.core import config
+
+    twins: dict[FunctionType, Any] = {}
+    old, config.CACHE_DIR = config.CACHE_DIR, str(_cache_folder())
+    try:
+        for module in KERNELS:
+            names = dict(vars(module))
+            for name, value in names.items():  # imported kernels become their compiled twins
+                if isinstance(value, FunctionType) and value in twins:
+                    names[name] = twins[value]
+            own = [f for f in names.values() if isinstance(f, FunctionType) and f.__module__ == module.__name__]
+            for function in own:
+                clone = FunctionType(function.__code__, names, function.__name__, function.__defaults__)
+                clone.__qualname__, clone.__module__ = function.__qualname__, module.__name__
+                twins[function] = numba.njit(clone, error_model="numpy", cache=True, nogil=True)
+            for function in own:
+                names[function.__name__] = twins[function]
+    finally:
+        config.CACHE_DIR = old
+    return {f"{function.__module__}.{function.__qualname__}": twin for function, twin in twins.items()}
+
+
+def _cache_folder() -> Path:
+    """A folder named by the content of the kernels, so that an edited kernel can never run old machine code."""
+    key = hashlib.sha256()
+    for module in KERNELS:
+        key.update(inspect.getsource(module).encode())
+    key.update(sys.version.encode())
+    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or str(Path.home() / ".cache")
+    folder = Path(base) / "taygeta" / "kernels" / key.hexdigest()[:16]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:  # a home that cannot be written: compile into a folder that can
+        folder = Path(tempfile.mkdtemp(prefix="taygeta-"))
+    return folder

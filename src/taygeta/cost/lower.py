@@ -1,0 +1,123 @@
+"""Graph -> rows of numbers: everything about an operation that the batch does not change."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from taygeta.base.formats import format_of
+from taygeta.cost import step as s
+from taygeta.cost.experts import ExpertsConstants
+from taygeta.cost.matmul import MatmulConstants
+from taygeta.cost.silicon import constants, core_port
+from taygeta.cost.vector import QuantiseConstants
+from taygeta.graph.ops import BATCH_AXES, AttentionShape, ExpertShape, Graph, Op, ScanShape
+from taygeta.spec.deployment import Deployment
+
+_COLLECTIVES = {
+    "all_reduce": s.ALL_REDUCE,
+    "all_gather": s.ALL_GATHER,
+    "reduce_scatter": s.REDUCE_SCATTER,
+    "all_to_all": s.ALL_TO_ALL,
+    "send": s.SEND,
+}
+_LOWERINGS = {"plain": s.PLAIN, "absorbed": s.ABSORBED, "expanded": s.EXPANDED}
+# Vector operations that engines with fused epilogues run inside their neighbours' kernels.
+_EPILOGUES = ("rotary and cache write", "latent norms, rotary and cache write", "output gate", "gated norm")
+
+
+def lower(graph: Graph, d: Deployment) -> np.ndarray:
+    """Return one row for each operation of the graph, in order."""
+    table = np.zeros((sum(1 for _ in graph.ops()), s.WIDTH))
+    for row, (op, repeats) in zip(table, graph.ops(), strict=True):
+        axis = "routed" if op.kind == "experts" else op.rows
+        kind, parameters = _parameters(op, d)
+        row[:3] = kind, BATCH_AXES.index(axis), repeats
+        row[s.FIRST : s.FIRST + len(parameters)] = parameters
+    return table
+
+
+def peak_mode(op: Op, d: Deployment) -> str:
+    """Return the compute mode of an operation of the tensor unit, "" for others."""
+    if op.kind == "matmul":
+        return d.chip.mode(op.weight_format, op.reads[0].format)
+    if op.kind == "experts":
+        return d.chip.mode(op.weight_format, op.reads[0].format)
+    if op.kind == "attention":
+        return d.chip.mode("bf16", "bf16")
+    return d.chip.mode("bf16", "bf16") if op.kind == "scan" else ""
+
+
+def _parameters(op: Op, d: Deployment) -> tuple[float, tuple[float, ...]]:
+    if op.kind == "matmul":
+        return s.MATMUL, _matmul(op, d)
+    if op.kind == "vector":
+        return s.VECTOR, _vector(op, d)
+    if isinstance(op.detail, AttentionShape):
+        return s.ATTENTION, _attention(op.detail, d)
+    if isinstance(op.detail, ScanShape):
+        z = op.detail
+        delta = 1.0 if z.delta_rule else 0.0
+        sizes = (z.heads, z.groups, z.key_dim, z.value_dim, z.conv_channels, z.conv_kernel)
+        return s.SCAN, (*sizes, delta, d.chip.peaks[peak_mode(op, d)])
+    if isinstance(op.detail, ExpertShape):
+        return s.EXPERTS, _experts(op, op.detail, d)
+    domain = d.chip.link.domain if d.chip.link else 1
+    inside = min(op.ranks, max(1, domain // op.stride))
+    return s.COLLECTIVE, (_COLLECTIVES[op.kind], op.reads[0].row_bytes * op.factor, inside, op.ranks)
+
+
+def _matmul(op: Op, d: Deployment) -> tuple[float, ...]:
+    weights, activations = format_of(op.weight_format), format_of(op.reads[0].format)
+    chip, mode = d.chip, peak_mode(op, d)
+    output = format_of(op.writes[0].format).bytes_per_element
+    fmt = _kernel_format(op, d)
+    c = constants(MatmulConstants, "matmul", chip, fmt, core_port=core_port(chip, "matmul."))
+    q = constants(QuantiseConstants, "quantise", chip, activations.name)
+    quantised = activations.quantise_passes > 0
+    return (
+        op.n(), op.k(), op.batched(), weights.bytes_per_element, activations.bytes_per_element, output,
+        chip.peaks[mode], c.sustained, c.step_seconds, c.split_seconds, 1.0 if quantised else 0.0,
+        q.passes, q.core_bytes, d.engine.quantise_launches,
+    )  # fmt: skip
+
+
+def _kernel_format(op: Op, d: Deployment) -> str:
+    """The format whose kernel multiplies: that of the activations where the tensor unit computes in it, else bf16."""
+    activations = op.reads[0].format
+    return activations if d.chip.computes(activations) else "bf16"
+
+
+def sustained(d: Deployment, fmt: str) -> float:
+    """Share of peak that large multiplies of a format sustain: the format's own constant where the chip has one."""
+    constants_ = d.chip.constants
+    return constants_.get(f"matmul.{fmt}.sustained", constants_["matmul.sustained"])
+
+
+def _vector(op: Op, d: Deployment) -> tuple[float, ...]:
+    reads, writes = sum(x.row_bytes for x in op.reads), sum(x.row_bytes for x in op.writes)
+    gather = op.name == "embedding"  # reads rows of a table, not the table
+    fixed = 0.0 if gather else 2.0 * op.weight_elements()
+    flop = op.flop * sum(x.row_elements for x in op.reads)
+    rides = d.engine.fused_epilogues and op.name in _EPILOGUES
+    stored = sum(x.row_bytes for x in op.writes) if "cache write" in op.name else 0.0
+    return reads, writes, fixed, flop, 0.0 if rides else 1.0, reads if gather else stored
+
+
+def _experts(op: Op, shape: ExpertShape, d: Deployment) -> tuple[float, ...]:
+    weights, activations = format_of(op.weight_format), format_of(op.reads[0].format)
+    mode = peak_mode(op, d)
+    tuned = constants(ExpertsConstants, "experts", d.chip)
+    return (
+        shape.experts, shape.top_k, shape.width, -(-shape.d_ff // shape.tp), 2.0 if shape.gated else 1.0, shape.ep,
+        weights.bytes_per_element, activations.bytes_per_element, d.chip.peaks[mode],
+        min(tuned.tensor_efficiency, sustained(d, _kernel_format(op, d))), 0.0 if d.chip.computes(weights.name) or weights.bits >= 16 else tuned.unpack,
+    )  # fmt: skip
+
+
+def _attention(shape: AttentionShape, d: Deployment) -> tuple[float, ...]:
+    kv = format_of(shape.kv_format).bytes_per_element
+    return (
+        shape.heads, shape.kv_heads, shape.qk_dim, shape.v_dim, kv, d.chip.peaks[d.chip.mode("bf16", "bf16")],
+        shape.window, shape.chunk, shape.top_k, _LOWERINGS[shape.lowering], shape.expand_from, shape.context_ranks,
+        1.0 if shape.shared_kv else 0.0,
+    )  # fmt: skip

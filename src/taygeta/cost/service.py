@@ -1,0 +1,139 @@
+"""A closed loop at fixed concurrency in its steady state: TPOT, prefill time, throughput, what a token costs.
+
+Every request in flight adds one token a step; between two of its tokens a request waits for the step, for the host,
+and for its share of the prefills of the others, one for every osl of their tokens:
+
+    TPOT = step + host_step + host_request x batch + prefill x (1 + prefill_overhead) x (batch - 1) / osl
+
+The first three belong to chip and engine, the last is what a closed loop adds. Queueing before the first token is not
+in it: TTFT comes from simulating the requests.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from taygeta.base.errors import InputError
+from taygeta.base.interval import Interval, widen
+from taygeta.cost.predict import Predictor
+from taygeta.cost.result import Service
+from taygeta.cost.steps import StepModel
+from taygeta.economics.tokens import dollars_per_million, per_megawatt
+from taygeta.graph.memory import check_fits, largest_batch
+from taygeta.spec.deployment import Batch, Deployment, Group
+
+MAX_TOKENS = 1 << 22
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a closed loop asks for: input and output tokens of a request, requests in flight over all replicas."""
+
+    isl: int
+    osl: int
+    concurrency: int
+
+    def __post_init__(self) -> None:
+        for name in ("isl", "osl", "concurrency"):
+            value = getattr(self, name)
+            if not 1 <= value <= MAX_TOKENS:
+                raise InputError(f"{name} must be 1 to {MAX_TOKENS:,}, not {value:,}.")
+
+    def per_rank(self, d: Deployment) -> int:
+        """Requests of the fullest attention-DP rank."""
+        return -(-self.concurrency // (d.replicas * d.parallelism.dp))
+
+
+def decode_batch(d: Deployment, load: Load, batch: int) -> Batch:
+    """Return one decode step of a rank in the middle of its answers, of one microbatch under pipeline parallelism."""
+    return Batch.decode(-(-batch // d.parallelism.pp), load.isl + load.osl // 2)
+
+
+def prefill_batches(d: Deployment, isl: int) -> tuple[Batch, ...]:
+    """Return the steps that take in one prompt: chunks of at most the engine's token budget."""
+    budget = d.engine.token_budget
+    return tuple(Batch.prefill(1, min(budget, isl - start), start) for start in range(0, isl, budget))
+
+
+def prefill_seconds(model: StepModel, d: Deployment, isl: int) -> float:
+    """Return the time of the steps that take in one prompt on an idle replica."""
+    return sum(model.seconds(batch)[0] for batch in prefill_batches(d, isl))
+
+
+def tpot_seconds(model: StepModel, d: Deployment, load: Load, batch: int, prefill: float) -> float:
+    """Return seconds per output token for `batch` requests on a rank, by the formula of the module."""
+    latency, interval = model.seconds(decode_batch(d, load, batch))
+    step = max(latency, interval * d.parallelism.pp)
+    host = d.engine.host_step + d.engine.host_request * batch
+    return step + host + prefill * (1.0 + d.engine.prefill_overhead) * (batch - 1) / load.osl
+
+
+def quick_rates(model: StepModel, d: Deployment, load: Load) -> tuple[float, float, float]:
+    """Return (tpot, prefill, tokens/s of all replicas) at nominal values, for searches; checks no memory."""
+    prefill = prefill_seconds(model, d, load.isl)
+    tpot = tpot_seconds(model, d, load, load.per_rank(d), prefill)
+    return tpot, prefill, load.concurrency * load.osl / _request_seconds(d, load, tpot, prefill)
+
+
+def service(predictor: Predictor, load: Load, price: tuple[float, float, float] | None = None) -> Service:
+    """Return the steady state of a closed loop on a deployment.
+
+    price: dollars per chip-hour, instead of the chip's own.
+
+    Raises DoesNotFitError when the requests do not fit, InputError for a load without tokens.
+    """
+    d = predictor.deployment
+    batch = load.per_rank(d)
+    use = check_fits(d, batch * d.parallelism.dp, load.isl + load.osl)
+    models = (predictor.nominal, *predictor.corner_models)
+    prefills = [prefill_seconds(m, d, load.isl) for m in models]
+    tpots = [tpot_seconds(m, d, load, batch, p) for m, p in zip(models, prefills, strict=True)]
+    error = d.chip.constants.get("error.step", 0.0)
+    tpot, prefill = widen(tpots[0], tpots[1:], error), widen(prefills[0], prefills[1:], error)
+    rates = [load.concurrency * load.osl / _request_seconds(d, load, t, p) for t, p in _edges(tpot, prefill)]
+    tokens = Interval(rates[2], rates[1], rates[0])
+    per_chip = tokens.scaled(1.0 / d.chips)
+    return Service(
+        deployment=d,
+        isl=load.isl,
+        osl=load.osl,
+        concurrency=load.concurrency,
+        tpot=tpot,
+        prefill=prefill,
+        tokens_per_s=tokens,
+        per_chip=per_chip,
+        per_user=tpot.inverse(),
+        dollars=dollars_per_million(price or d.chip.price, per_chip),
+        per_megawatt=per_megawatt(d.chip.power, per_chip),
+        memory=use,
+        room=largest_batch(d, load.isl + load.osl, use) * d.replicas,
+        decode=predictor.predict(decode_batch(d, load, batch)),
+        prompt=predictor.predict(Batch((Group(1, min(load.isl, d.engine.token_budget), 0),))),
+        notes=_notes(d),
+    )
+
+
+def _request_seconds(d: Deployment, load: Load, tpot: float, prefill: float) -> float:
+    """Seconds a request spends in its own prefill and its decode steps."""
+    return prefill * (1.0 + d.engine.prefill_overhead) + tpot * load.osl
+
+
+def _edges(a: Interval, b: Interval) -> tuple[tuple[float, float], ...]:
+    return ((a.low, b.low), (a.nominal, b.nominal), (a.high, b.high))
+
+
+def _notes(d: Deployment) -> tuple[str, ...]:
+    notes = list(d.model.notes)
+    for part, weights, activations in (
+        ("layers", d.formats.ffn, d.formats.activations),
+        ("experts", d.formats.experts, d.formats.expert_activations),
+    ):
+        if weights != activations and (part == "layers" or d.formats.experts != d.formats.ffn):
+            notes.append(
+                f"{part}: {weights} weights x {activations} activations, multiplied in "
+                f"{d.chip.mode(weights, activations)}"
+            )
+    idle = d.chips - d.replicas * d.parallelism.chips
+    if idle:
+        notes.append(f"{idle} of {d.chips} chips are idle")
+    return tuple(dict.fromkeys(notes))

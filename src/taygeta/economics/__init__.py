@@ -1,0 +1,1 @@
+"""What a token costs: money and power."""

@@ -1,0 +1,1 @@
+"""Design spaces: the best deployment, fronts, sweeps, sensitivities."""

@@ -1,0 +1,127 @@
+"""A deployment as a person names it: kept as words, so that it can be built again with one number changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+from taygeta.base import units
+from taygeta.base.errors import InputError
+from taygeta.frontend.catalog import model
+from taygeta.spec.catalog import sheet
+from taygeta.spec.chip import Chip, build_chip
+from taygeta.spec.deployment import Deployment, Parallelism, check_parallelism, deployment
+from taygeta.spec.engine import engine
+from taygeta.spec.fields import FIELDS
+from taygeta.spec.model import Model
+from taygeta.spec.sheet import Sheet
+
+CORNERS = (("fast", "low"), ("slow", "high"))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a command line says of a deployment.
+
+    on: a chip, or chip:count. tp, ep None: chosen by the caller's search, or everything in tensor parallelism.
+    settings: fields of chip or model with texts, such as {"hbm.bandwidth": "3TB/s", "num_hidden_layers": "40"}.
+    """
+
+    model: str
+    on: str
+    tp: int | None = None
+    pp: int = 1
+    ep: int | None = None
+    dp: int = 1
+    cp: int = 1
+    sequence: bool = False
+    weights: str | None = None
+    activations: str | None = None
+    kv: str | None = None
+    engine: str = "vllm"
+    settings: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    def with_settings(self, settings: Mapping[str, str]) -> Recipe:
+        """Return the recipe with further fields set."""
+        return replace(self, settings=MappingProxyType({**self.settings, **settings}))
+
+    @property
+    def chip_name(self) -> str:
+        """The chip, without the count."""
+        return split_count(self.on)[0]
+
+    @property
+    def given(self) -> bool:
+        """True when the parallelism is said, so that nothing is left to search."""
+        return self.tp is not None or self.ep is not None or max(self.pp, self.dp, self.cp) > 1
+
+    def sheet(self) -> Sheet:
+        """Return the chip's sheet with the settings applied. Raises InputError."""
+        return sheet(self.chip_name, split_settings(self.settings)[0])
+
+    def build(self) -> Deployment:
+        """Return the deployment. Raises InputError."""
+        parts = self.parts()
+        count = split_count(self.on)[1]
+        used = self.pp * self.dp * self.cp
+        tp = self.tp or self._default_tp(parts[0], count, used)
+        spread = Parallelism(tp, self.pp, self.ep or 1, self.dp, self.cp, self.sequence)
+        return deployment(
+            *parts[:2],
+            count or spread.chips,
+            engine(self.engine),
+            spread,
+            self.weights,
+            self.activations,
+            self.kv,
+            parts[2],
+        )
+
+    def parts(self) -> tuple[Model, Chip, tuple[tuple[str, Model, Chip], ...]]:
+        """Return the model, the chip, and both at the corners of what is assumed about them. Raises InputError."""
+        for_chip, for_model = split_settings(self.settings)
+        found = sheet(self.chip_name, for_chip)
+        nominal = model(self.model, settings=for_model)
+        corners: tuple[tuple[str, Model, Chip], ...] = ()
+        if found.assumptions() or nominal.assumed:
+            corners = tuple((c, model(self.model, m, for_model), build_chip(found, c)) for c, m in CORNERS)
+        return nominal, build_chip(found), corners
+
+    def _default_tp(self, found: Model, count: int | None, used: int) -> int:
+        """All the chips that other parallelism leaves, or the most of them that the heads allow."""
+        tp = max(1, (count or used) // used)
+        while tp > 1:
+            try:
+                check_parallelism(found, Parallelism(tp=tp), tp)
+                return tp
+            except InputError:
+                tp -= 1
+        return 1
+
+
+def split_count(on: str) -> tuple[str, int | None]:
+    """Split "h100:8" into ("h100", 8); without a count, None. Raises InputError."""
+    name, colon, count = on.rpartition(":")
+    if not colon or "/" in count or "\\" in count:
+        return on, None
+    if not count.isdigit() or int(count) < 1:
+        raise InputError(f"A chip is written NAME or NAME:COUNT such as h100:8, not {on!r}.")
+    return name, int(units.parse(count, units.COUNT, "the number of chips"))
+
+
+def split_settings(settings: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Split settings into the chip's and the model's: a field of a chip sheet is the chip's, else the model's."""
+    chip: dict[str, str] = {}
+    found: dict[str, str] = {}
+    for path, text in settings.items():
+        owner, _, rest = path.partition(".")
+        if owner == "model":
+            found[rest] = text
+        elif owner == "chip" or path in FIELDS:
+            chip[rest if owner == "chip" else path] = text
+        elif "." in path and owner in {p.partition(".")[0] for p in FIELDS}:
+            chip[path] = text  # a chip's field spelled wrong: the sheet names the closest
+        else:
+            found[path] = text
+    return chip, found

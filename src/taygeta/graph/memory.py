@@ -1,0 +1,150 @@
+"""What a deployment keeps in memory: weights, KV cache, activations; and whether it fits.
+
+The engine takes `memory_fraction` of each chip; weights and the activations of the largest step come off first, the
+rest is KV cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from taygeta.base.errors import DoesNotFitError
+from taygeta.base.formats import format_of
+from taygeta.graph.ops import ExpertShape, Graph, Op
+from taygeta.graph.partition import stages
+from taygeta.spec.deployment import Deployment, Parallelism, divides_heads
+from taygeta.spec.model import Attention, LatentAttention, Layer, LinearAttention, StateSpace
+
+STATE_BYTES = 4  # recurrent states are kept in fp32 by every engine; convolution histories in bf16
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """Bytes on the fullest chip of a replica. cache: what is left for KV cache, negative when nothing is."""
+
+    capacity: float
+    weights: float
+    activations: float
+    cache: float
+
+    @property
+    def fits(self) -> bool:
+        """True when there is room for some KV cache."""
+        return self.cache > 0
+
+
+def memory(d: Deployment, graphs: tuple[Graph, ...] | None = None) -> MemoryUse:
+    """Return what weights and activations take on the fullest chip, and what is left for the KV cache."""
+    found = graphs or stages(d)
+    usable = d.chip.hbm.capacity * d.engine.memory_fraction
+    weights = max(graph.weight_bytes() for graph in found)
+    activations = max(_activations(graph, d) for graph in found)
+    return MemoryUse(usable, weights, activations, usable - weights - activations)
+
+
+def sequence_bytes(d: Deployment, context: int) -> float:
+    """Return the cache bytes that one sequence of `context` tokens takes on the fullest chip of its rank."""
+    layers, p = d.model.layers, d.parallelism
+    cuts = [len(layers) * i // p.pp for i in range(p.pp + 1)]
+    return max(sum(_layer_bytes(layer, d, context) for layer in layers[cuts[i] : cuts[i + 1]]) for i in range(p.pp))
+
+
+def largest_batch(d: Deployment, context: int, use: MemoryUse | None = None) -> int:
+    """Return how many sequences of `context` tokens the KV caches of one replica hold at once."""
+    room = (use or memory(d)).cache
+    each = sequence_bytes(d, context)
+    if room <= 0:
+        return 0
+    return int(room // each) * d.parallelism.dp if each > 0 else 1 << 30
+
+
+def check_fits(d: Deployment, requests: int, context: int) -> MemoryUse:
+    """Refuse a deployment whose weights, or whose `requests` sequences of `context` tokens, exceed the memory.
+
+    Raises DoesNotFitError that names the sum and what would fit.
+    """
+    use = memory(d)
+    if not use.fits:
+        need, have, size = ((x / 1e9) for x in (use.weights + use.activations, use.capacity, d.chip.hbm.capacity))
+        raise DoesNotFitError(
+            f"{d.model.name} in {weight_formats(d)} needs {need:,.3g} GB of weights and activations on each chip under"
+            f" {d.parallelism}; {d.chip.id} has {have:,.3g} GB of {size:,.3g} GB for them.{_what_fits(d)}"
+        )
+    room = largest_batch(d, context, use)
+    if requests > room:
+        need = _ceil(requests, d.parallelism.dp) * sequence_bytes(d, context) / 1e9
+        raise DoesNotFitError(
+            f"{requests:,} requests of {context:,} tokens need {need:,.3g} GB of KV cache on each chip;"
+            f" {use.cache / 1e9:,.3g} GB are left beside the weights of {d.model.name}. {room:,} requests fit."
+        )
+    return use
+
+
+def weight_formats(d: Deployment) -> str:
+    """Return the formats of the weights for people: 'bf16', or 'mxfp4 experts and bf16'."""
+    f = d.formats
+    has_experts = any(isinstance(op.detail, ExpertShape) for graph in stages(d) for op, _ in graph.ops())
+    if has_experts and f.experts != f.attention:
+        return f"{f.experts} experts and {f.attention}"
+    return f.attention if f.attention == f.ffn else f"{f.attention} and {f.ffn}"
+
+
+def _activations(graph: Graph, d: Deployment) -> float:
+    """Bytes of the largest operation of a step of `token_budget` tokens, with the residual stream beside it."""
+    p, budget = d.parallelism, d.engine.token_budget
+    residual = 2.0 * d.model.d_model * budget
+    return residual + max((_op_bytes(op, budget, p) for op, _ in graph.ops()), default=0.0)
+
+
+def _op_bytes(op: Op, budget: int, p: Parallelism) -> float:
+    if op.rows == "requests":
+        return sum(s.row_bytes for s in op.reads + op.writes) * min(budget, 1024)  # logits: one row a sequence
+    if isinstance(op.detail, ExpertShape):
+        s = op.detail
+        rows = budget * p.dp * s.top_k / s.ep
+        return rows * 2.0 * (2 * s.width + (3 if s.gated else 2) * s.d_ff / s.tp)
+    return sum(s.row_bytes for s in op.reads + op.writes) * budget
+
+
+def _layer_bytes(layer: Layer, d: Deployment, context: int) -> float:
+    mixer, p = layer.mixer, d.parallelism
+    kv = format_of(d.formats.kv).bytes_per_element
+    if isinstance(mixer, Attention):
+        share = _ceil(mixer.kv_heads, min(p.tp, mixer.kv_heads)) / mixer.kv_heads
+        return mixer.cache_elements() * share * kv * mixer.visible(context) / p.cp
+    if isinstance(mixer, LatentAttention):
+        return mixer.cache_elements() * kv * context / p.cp
+    if isinstance(mixer, (LinearAttention, StateSpace)):
+        return (mixer.state_elements() * STATE_BYTES + mixer.conv_elements() * 2) / p.tp
+    return 0.0
+
+
+def _what_fits(d: Deployment) -> str:
+    """The nearest things that would fit: more tensor parallelism, or narrower weights."""
+    ideas: list[str] = []
+    f = d.formats
+    tp = d.parallelism.tp * 2
+    while tp <= 64:
+        if memory(replace(d, parallelism=_with_tp(d.parallelism, tp))).fits and divides_heads(d.model, tp):
+            ideas.append(f"tp={tp}")
+            break
+        tp *= 2
+    for fmt in ("fp8", "mxfp4"):
+        if format_of(fmt).bits < format_of(f.attention).bits:
+            experts = min(fmt, f.experts, key=lambda name: format_of(name).bits)
+            if memory(replace(d, formats=replace(f, attention=fmt, ffn=fmt, experts=experts, shared=fmt))).fits:
+                ideas.append(f"weights={fmt}")
+                break
+    return (
+        f" Fits with {', or with '.join(ideas)}."
+        if ideas
+        else " No tensor parallelism up to 64 or fp8 or mxfp4 weights alone would fit: add pp."
+    )
+
+
+def _with_tp(p: Parallelism, tp: int) -> Parallelism:
+    return Parallelism(tp=tp, pp=p.pp, ep=min(p.ep, tp * p.dp), dp=p.dp, cp=1, sequence=p.sequence)
+
+
+def _ceil(a: int, b: int) -> int:
+    return -(-a // b)

@@ -1,0 +1,1 @@
+"""What a person sees: views of results, drawn as text, HTML, JSON and data frames."""

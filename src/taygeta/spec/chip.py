@@ -1,0 +1,196 @@
+"""The chip noun: the numbers of one chip in SI units, and how a checked sheet becomes one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from taygeta.base import units
+from taygeta.base.errors import InputError
+from taygeta.base.formats import Format, format_of
+from taygeta.spec.fields import FIELDS, MODES
+from taygeta.spec.sheet import Sheet
+
+# The compute modes that can hold the values of a format, best first; the first that a chip has is used.
+# A wider mode multiplies exactly what a narrower one would, so falling back costs time and no accuracy; the shared-
+# microexponent
+# modes hold 7 and 4 mantissa bits under an 8-bit exponent, wider than the formats listed before them.
+MODES_OF: dict[str, tuple[str, ...]] = {
+    "fp32": ("fp32", "tf32"),
+    "bf16": ("bf16", "fp32"),
+    "fp16": ("bf16", "fp32"),
+    "fp8": ("fp8", "bf16", "fp32"),
+    "fp8_static": ("fp8", "bf16", "fp32"),
+    "fp8_block": ("fp8", "bf16", "fp32"),
+    "mxfp8": ("fp8", "mx9", "bf16", "fp32"),
+    "int8": ("int8", "bf16", "fp32"),
+    "int4": ("int8", "bf16", "fp32"),
+    "mxfp6": ("fp6", "fp8", "mx9", "bf16", "fp32"),
+    "mxfp4": ("fp4", "fp8", "mx6", "mx9", "bf16", "fp32"),
+    "nvfp4": ("fp4", "fp8", "mx9", "bf16", "fp32"),
+    "mx9": ("mx9", "bf16", "fp32"),
+    "mx6": ("mx6", "mx9", "fp8", "bf16", "fp32"),
+    "mx4": ("mx6", "mx9", "fp8", "bf16", "fp32"),
+}
+_PEAK_TOLERANCE = 1.05
+# Numbers that every family supplies, so a sheet may leave them out; a sheet without a family may not.
+_FROM_FAMILY = ("vector.flop_per_s", "vector.exp_per_clock")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """One level of memory: capacity in bytes (0: absent), bandwidth in bytes per second."""
+
+    capacity: float
+    bandwidth: float
+
+
+@dataclass(frozen=True)
+class Link:
+    """One tier of links: bandwidth per direction and chip, latency of a hop, how chips are joined, how many.
+
+    bus: what all chips together get where they share one (0: each has its own). reduces: the switch adds in flight.
+    """
+
+    bandwidth: float
+    latency: float
+    topology: str
+    domain: int
+    bus: float = 0.0
+    reduces: bool = False
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One chip at one corner of its assumptions. peaks: FLOP/s by compute mode. constants: calibration by path."""
+
+    id: str
+    name: str
+    family: str
+    kind: str
+    cores: int
+    clock: float
+    tile: tuple[int, int, int]
+    peaks: Mapping[str, float]
+    vector_flop_per_s: float
+    exp_per_clock: float
+    hbm: Memory
+    cache: Memory
+    core_sram: float
+    far: Memory
+    link: Link | None
+    network: Link | None
+    host_bandwidth: float
+    power: float | None
+    price: tuple[float, float, float] | None
+    activations: Mapping[str, str]
+    constants: Mapping[str, float]
+
+    def mode(self, weights: str, activations: str) -> str:
+        """Return the compute mode of a multiply: that of the wider operand, or the next wider one that the chip has.
+
+        Raises InputError when the chip has none.
+        """
+        wider = max(format_of(weights), format_of(activations), key=_width)
+        for mode in MODES_OF[wider.name]:
+            if mode in self.peaks:
+                return mode
+        raise InputError(f"{self.id} cannot multiply {weights} by {activations}: it has {', '.join(self.peaks)}.")
+
+    def computes(self, name: str) -> bool:
+        """Return whether the tensor unit multiplies the format as it is, without widening it first."""
+        return MODES_OF[format_of(name).name][0] in self.peaks
+
+
+def _width(f: Format) -> tuple[int, bool]:
+    return (f.bits, f.name == "bf16")
+
+
+def build_chip(sheet: Sheet, corner: str = "nominal") -> Chip:
+    """Return the chip of a checked sheet at a corner of its assumptions: "nominal", "fast" or "slow".
+
+    Raises InputError for a sheet that lacks a number, or whose numbers cannot be true.
+    """
+    check_sheet(sheet)
+    value = {path: _at(sheet, path, corner) for path in sheet.entries}
+    price = sheet.entries.get("price.per_hour")
+    return Chip(
+        id=sheet.id,
+        name=sheet.texts.get("name", sheet.id),
+        family=sheet.texts.get("family", ""),
+        kind=sheet.texts.get("kind", ""),
+        cores=int(value["cores.count"]),
+        clock=value["clock"],
+        tile=tuple(int(value.get(f"tensor.{axis}", 1)) for axis in ("rows", "cols", "depth")),  # type: ignore[arg-type]
+        peaks=MappingProxyType(_peaks(value)),
+        vector_flop_per_s=value["vector.flop_per_s"],
+        exp_per_clock=value["vector.exp_per_clock"],
+        hbm=Memory(value["hbm.capacity"], value["hbm.bandwidth"]),
+        cache=Memory(value.get("cache.capacity", 0.0), value.get("cache.bandwidth", 0.0)),
+        core_sram=value.get("sram.per_core", 0.0),
+        far=Memory(value.get("far.capacity", 0.0), value.get("far.bandwidth", 0.0)),
+        link=_link(value, sheet, "link"),
+        network=_link(value, sheet, "network"),
+        host_bandwidth=value.get("host.bandwidth", 0.0),
+        power=value.get("power.tdp"),
+        price=(price.low, price.nominal, price.high) if price else None,
+        activations=sheet.activations,
+        constants=MappingProxyType(
+            {p.removeprefix("calibration."): v for p, v in value.items() if p.startswith("calibration.")}
+        ),
+    )
+
+
+def check_sheet(sheet: Sheet) -> None:
+    """Refuse a sheet that lacks a required number, has no peak, or states a peak that its cores cannot reach.
+
+    A peak above cores x MACs x 2 x clock by more than 5 % is impossible. Raises InputError.
+    """
+    where, entries = sheet.origin, sheet.entries
+    for path, spec in FIELDS.items():
+        if (spec.required or path in _FROM_FAMILY) and path not in entries:
+            raise InputError(f"{where}: {path} is missing: {spec.meaning}, such as {spec.dimension.example!r}.")
+    if not any(f"tensor.peak.{m}" in entries or f"tensor.macs.{m}" in entries for m in MODES):
+        raise InputError(
+            f"{where}: no peak is given: write tensor.peak.bf16 such as '989 TFLOP/s', or tensor.macs.bf16."
+        )
+    for mode in MODES:
+        peak, macs = entries.get(f"tensor.peak.{mode}"), entries.get(f"tensor.macs.{mode}")
+        if peak and macs and peak.origin == macs.origin == "chip":
+            limit = entries["cores.count"].high * macs.high * 2 * entries["clock"].high
+            if peak.nominal > limit * _PEAK_TOLERANCE:
+                raise InputError(
+                    f"{where}: tensor.peak.{mode} = {units.show(peak.nominal, units.FLOP_PER_S)} is impossible:"
+                    " cores x MACs x 2 x clock"
+                    f" is {units.show(limit, units.FLOP_PER_S)}."
+                )
+
+
+def _at(sheet: Sheet, path: str, corner: str) -> float:
+    entry, more = sheet.entries[path], FIELDS[path].more
+    if corner == "nominal" or more is None:
+        return entry.nominal
+    return entry.high if more == (corner == "fast") else entry.low
+
+
+def _peaks(value: Mapping[str, float]) -> dict[str, float]:
+    """Peak by mode: as stated, else cores x MACs x 2 x clock."""
+    out: dict[str, float] = {}
+    for mode in MODES:
+        if f"tensor.peak.{mode}" in value:
+            out[mode] = value[f"tensor.peak.{mode}"]
+        elif f"tensor.macs.{mode}" in value:
+            out[mode] = value["cores.count"] * value[f"tensor.macs.{mode}"] * 2 * value["clock"]
+    return out
+
+
+def _link(value: Mapping[str, float], sheet: Sheet, tier: str) -> Link | None:
+    if f"{tier}.bandwidth" not in value:
+        return None
+    topology = sheet.texts.get("link.topology", "switch") if tier == "link" else "switch"
+    domain = int(value.get("link.domain", 1)) if tier == "link" else 1 << 20
+    bus, reduces = (
+        (value.get("link.bus", 0.0), value.get("link.reduces", 0.0) > 0.0) if tier == "link" else (0.0, False)
+    )
+    return Link(value[f"{tier}.bandwidth"], value.get(f"{tier}.latency", 0.0), topology, domain, bus, reduces)

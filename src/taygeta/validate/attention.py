@@ -1,0 +1,120 @@
+"""Rows of attention_prefill and attention_decode: one call on one KV cache, replayed, so that what fits the cache is warm."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from taygeta.base.errors import InputError
+from taygeta.cost.attention import attention_flop
+from taygeta.cost.step import Silicon
+from taygeta.cost.surface import attentions
+from taygeta.spec.chip import Chip
+from taygeta.validate.answers import Answers, column, groups
+from taygeta.validate.formats import element_bytes, stored
+from taygeta.validate.systems import Systems
+
+if TYPE_CHECKING:
+    import polars
+
+IO_BYTES = 2.0  # queries and outputs are bf16
+# A replay of one call: what it walked over before is warm, and all of the start shows.
+WARM, PREPARATION = 1.0, 1.0
+# How often a measured prefill reads and writes the bytes of its new keys and values, told from rows of equal queries and different
+# KV heads: some vLLM releases measure the bare kernel, others a scatter that takes 2.3 times as long where cores share tiles.
+BARE_VERSIONS, SCATTER_VERSIONS, SCATTER = ("0.18.0", "0.19.0", "0.22.0"), ("0.14.0", "0.24.0"), 2.3
+
+
+def answer(frame: polars.DataFrame, systems: Systems) -> Answers:
+    """Return predictions of every row of a table of attention, prefill or decode."""
+    out = Answers.empty(frame.height)
+    shapes, appended = shapes_of(frame), appends(frame)
+    for (gpu, kv, compute), index in groups(frame, "gpu", "kv_dtype", "compute_dtype"):
+        try:
+            system, cached, multiplied = systems.get(gpu), stored(kv).weights, stored(compute).weights
+            silicons = system.silicons
+            rows = arguments(shapes[index], element_bytes(cached), appended[index])
+            runs = [
+                walk(rows, chip, s, multiplied) for chip, s in zip(system.chips, silicons, strict=True)
+            ]
+        except InputError as error:
+            out.refuse(index, str(error))
+            continue
+        floor = roofline(shapes[index], system.chip, element_bytes(cached), multiplied)
+        out.put(index, runs, floor, system.error("attention"))
+        empty = (shapes[index][:, [0, 1, 4, 5, 6]] < 1.0).any(axis=1)
+        out.refuse(index[empty], "nothing to attend to: a size is 0.")
+    return out
+
+
+def shapes_of(frame: polars.DataFrame) -> np.ndarray:
+    """Return sequences, new tokens, context, window, heads, KV heads and head dimension of each row."""
+    ones = np.ones(frame.height)
+    decode = "kv_len" in frame.columns
+    new = ones if decode else column(frame, "isl")
+    context = np.maximum(column(frame, "kv_len") - 1.0, 0.0) if decode else column(frame, "step")
+    rest = [column(frame, name) for name in ("window", "q_heads", "kv_heads", "head_dim")]
+    return np.column_stack([column(frame, "batch_size"), new, context, *rest])
+
+
+def appends(frame: polars.DataFrame) -> np.ndarray:
+    """Return how often each row reads and writes its new keys and values; SCATTER where the release scatters them."""
+    if "kv_len" in frame.columns:
+        return np.zeros(frame.height)
+    vllm, version = (frame["framework"] == "vllm").to_numpy(), frame["version"]
+    bare, scatters = (vllm & version.is_in(list(names)).to_numpy() for names in (BARE_VERSIONS, SCATTER_VERSIONS))
+    return np.where(bare, 0.0, np.where(scatters, SCATTER, 1.0))
+
+
+def arguments(shapes: np.ndarray, element: float, appended: np.ndarray) -> np.ndarray:
+    """Return rows of loop_attention without the compute mode: peak and narrow are filled by `walk`."""
+    dim = np.maximum(shapes[:, 6], 1.0)
+    sizes = np.maximum(shapes[:, [0, 1, 4, 5]], 1.0)
+    fixed = np.tile([element, IO_BYTES, 0.0, 0.0, WARM, 0.0, PREPARATION], (len(shapes), 1))
+    fixed[:, 5] = appended
+    head = [sizes[:, 0], sizes[:, 1], shapes[:, 2], shapes[:, 3], sizes[:, 2], sizes[:, 3], dim, dim, 2.0 * dim * element]
+    return np.column_stack([*head, fixed])
+
+
+def walk(rows: np.ndarray, chip: Chip, s: Silicon, multiplied: str) -> np.ndarray:
+    """Return times and parts of rows of loop_attention on a chip that multiplies in the format `multiplied`."""
+    mode = chip.mode(multiplied, multiplied)
+    filled = rows.copy()
+    filled[:, 11], filled[:, 12] = chip.peaks[mode], float(mode == "fp8")
+    if s.hw.multicast >= 1.0:  # cores of their own scatter as fast as they copy
+        filled[:, 14] = np.minimum(filled[:, 14], 1.0)
+    return attentions(filled, s.hw, s.attention)
+
+
+def roofline(shapes: np.ndarray, chip: Chip, element: float, multiplied: str) -> np.ndarray:
+    """Return the larger of arithmetic at peak and caches, queries and outputs moved once at full bandwidth."""
+    sequences, new, context, window, heads, kv_heads, dim = shapes.T
+    total = context + new
+    reach = np.where(window > 0.0, np.minimum(total, window + new - 1.0), total)
+    growing = np.where(window > 0.0, np.clip(window - context, 0.0, new), new)
+    pairs = growing * context + 0.5 * growing * (growing + 1.0) + (new - growing) * np.where(window > 0.0, window, 0.0)
+    moved = sequences * (2.0 * kv_heads * reach * dim * element + 2.0 * new * heads * dim * IO_BYTES)
+    peak = chip.peaks[chip.mode(multiplied, multiplied)]
+    return np.maximum(attention_flop(1.0, 1.0, 1.0, 1.0) * sequences * pairs * heads * dim / peak, moved / chip.hbm.bandwidth)
+
+
+def cache_bytes(shapes: np.ndarray, element: np.ndarray) -> np.ndarray:
+    """Return the bytes of keys and values that each row reads."""
+    reach = shapes[:, 1] + shapes[:, 2]
+    reach = np.where(shapes[:, 3] > 0.0, np.minimum(reach, shapes[:, 3]), reach)
+    return 2.0 * shapes[:, 0] * shapes[:, 5] * reach * shapes[:, 6] * element
+
+
+def impossible(frame: polars.DataFrame, answers: Answers, systems: Systems) -> np.ndarray:
+    """Return which rows beat the roofline although their caches are more than twice the shared cache, so that nothing is warm."""
+    out = np.zeros(frame.height, dtype=bool)
+    shapes, seconds = shapes_of(frame), column(frame, "latency_s")
+    for (gpu, kv), index in groups(frame, "gpu", "kv_dtype"):
+        try:
+            chip, element = systems.get(gpu).chip, element_bytes(stored(kv).weights)
+        except InputError:
+            continue
+        far = cache_bytes(shapes[index], np.full(len(index), element)) > 2.0 * chip.cache.capacity
+        out[index] = far & (seconds[index] < answers.roofline[index])
+    return out

@@ -1,0 +1,89 @@
+"""Rows of comm: one collective or one message over the links of one server."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from taygeta.base.errors import InputError
+from taygeta.cost import loops
+from taygeta.cost.collective import Link
+from taygeta.cost.silicon import link_of
+from taygeta.cost.surface import collectives
+from taygeta.spec.chip import Chip
+from taygeta.validate.answers import Answers, column, groups
+from taygeta.validate.systems import Systems
+
+if TYPE_CHECKING:
+    import polars
+
+OPERATIONS = {
+    "all_reduce": loops.ALL_REDUCE,
+    "all_gather": loops.ALL_GATHER,
+    "reduce_scatter": loops.REDUCE_SCATTER,
+    "alltoall": loops.ALL_TO_ALL,
+    "all_to_all": loops.ALL_TO_ALL,
+    "p2p": loops.SEND,
+    "send": loops.SEND,
+}
+PAIRS = "_pairwise_nvlink"  # systems of PCIe cards, joined two by two by a bridge
+BRIDGE = 300e9  # B/s per direction of an NVLink bridge: 600 GB/s both ways (NVIDIA A100 PCIe and H100 NVL datasheets)
+FUSED = "custom"  # libraries of one-shot and two-shot kernels, which fall back to a ring for long messages
+
+
+def answer(frame: polars.DataFrame, systems: Systems) -> Answers:
+    """Return predictions of every row of a comm table."""
+    out = Answers.empty(frame.height)
+    size, chips = column(frame, "bytes"), column(frame, "num_gpus")
+    for (gpu, op, library), index in groups(frame, "gpu", "op", "library"):
+        bad = (size[index] < 1.0) | (chips[index] < 2.0)
+        out.refuse(index[bad], "nothing to send: no bytes, or fewer than two chips.")
+        good = index[~bad]
+        for count in np.unique(chips[good]):
+            use = good[chips[good] == count]
+            try:
+                system = systems.get(gpu.removesuffix(PAIRS))
+                links = [link(chip, count, gpu.endswith(PAIRS)) for chip in system.chips]
+                rows = arguments(op, size[use], chips[use], library)
+            except InputError as error:
+                out.refuse(use, str(error))
+                continue
+            runs = [collectives(rows, x, s.collective) for x, s in zip(links, system.silicons, strict=True)]
+            out.put(use, runs, roofline(rows, links[0]), system.error("collective"), loops.LINK_PARTS)
+    return out
+
+
+def link(chip: Chip, chips: float, pairs: bool) -> Link:
+    """Return the links that a collective over `chips` chips uses; of pairs, the bridge or the bus. Raises InputError."""
+    if chip.link is None:
+        raise InputError(f"{chip.id} has no links between chips.")
+    if not pairs:
+        if chips > chip.link.domain:
+            raise InputError(f"{chips:g} chips are more than the {chip.link.domain} that the links of {chip.id} join.")
+        return link_of(chip.link)
+    bandwidth = min(chip.link.bandwidth, BRIDGE) if chips <= 2.0 else chip.host_bandwidth
+    return link_of(replace(chip.link, bandwidth=bandwidth, reduces=False))
+
+
+def arguments(op: str, size: np.ndarray, chips: np.ndarray, library: str) -> np.ndarray:
+    """Return rows of loop_collective. Tables name the gathered output of an all-gather, kernels the input. Raises InputError."""
+    if op not in OPERATIONS:
+        raise InputError(f"op {op[:40]!r} is not known; known are {', '.join(OPERATIONS)}.")
+    which = OPERATIONS[op]
+    if which == loops.ALL_REDUCE and FUSED in library:
+        which = loops.ALL_REDUCE_DIRECT
+    brought = size / chips if which == loops.ALL_GATHER else size
+    return np.column_stack([np.full(len(size), which), brought, chips])
+
+
+def roofline(rows: np.ndarray, link: Link) -> np.ndarray:
+    """Return the bytes that leave each chip over the bandwidth of its links."""
+    which, size, chips = rows.T
+    sent = np.select(
+        [np.isin(which, (loops.ALL_REDUCE, loops.ALL_REDUCE_DIRECT)), which == loops.ALL_GATHER, which == loops.SEND],
+        [2.0 * (chips - 1.0) / chips * size / (2.0 if link.reduces else 1.0), (chips - 1.0) * size, size],
+        (chips - 1.0) / chips * size,
+    )
+    return sent / link.bandwidth

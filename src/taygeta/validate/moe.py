@@ -1,0 +1,79 @@
+"""Rows of moe: one expert layer on one rank, without dispatch and combine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from taygeta.base.errors import InputError
+from taygeta.cost.step import Silicon
+from taygeta.cost.surface import expert_layers
+from taygeta.spec.chip import Chip
+from taygeta.validate.answers import Answers, column, groups
+from taygeta.validate.formats import Stored, activation_bytes, element_bytes, peak_of, stored
+from taygeta.validate.libraries import OWN_EXPERTS, Experts, experts_library
+from taygeta.validate.systems import Systems
+
+if TYPE_CHECKING:
+    import polars
+
+SIZES = ("num_tokens", "topk", "num_experts", "ep", "hidden_size", "inter_size", "tp")
+KEYS = ("gpu", "dtype", "distribution", "framework", "kernel")
+_POWER_LAW = "power_law_"
+NOT_GATED = "nongated"  # in the name of a kernel: one up-projection
+
+
+def answer(frame: polars.DataFrame, systems: Systems) -> Answers:
+    """Return predictions of every row of a moe table."""
+    out = Answers.empty(frame.height)
+    sizes = np.column_stack([column(frame, name) for name in SIZES])
+    gates = np.where(frame["kernel"].str.contains(NOT_GATED).to_numpy(), 1.0, 2.0)
+    for (gpu, dtype, distribution, framework, kernel), index in groups(frame, *KEYS):
+        try:
+            system, found = systems.get(gpu), stored(dtype)
+            rows = arguments(sizes[index], gates[index], exponent_of(distribution))
+            library = experts_library(framework, kernel, found)
+            runs = [run(rows, chip, s, found, library) for chip, s in zip(system.chips, system.silicons, strict=True)]
+        except InputError as error:
+            out.refuse(index, str(error))
+            continue
+        out.put(index, runs, roofline(rows, system.chip, found), system.error("experts"))
+        out.refuse(index[(sizes[index] < 1.0).any(axis=1)], "nothing to compute: a size is 0.")
+        split = (sizes[index][:, 3] > sizes[index][:, 2]) | (sizes[index][:, 1] > sizes[index][:, 2])
+        out.refuse(index[split], "more ranks or choices than experts.")
+    return out
+
+
+def exponent_of(distribution: str) -> float:
+    """Return the exponent of a distribution: 0 for even loads, 1.2 for "power_law_1.2". Raises InputError."""
+    if distribution in ("balanced", "uniform"):
+        return 0.0
+    try:
+        return float(distribution.removeprefix(_POWER_LAW)) if distribution.startswith(_POWER_LAW) else float("nan")
+    except ValueError:
+        raise InputError(f"distribution {distribution[:40]!r} is not known.") from None
+
+
+def arguments(sizes: np.ndarray, gates: np.ndarray, exponent: float) -> np.ndarray:
+    """Return rows of loop_experts."""
+    if not exponent >= 0.0:
+        raise InputError("distribution is not known: balanced and power_law_EXPONENT are.")
+    tokens, topk, experts, ep, hidden, inter, tp = np.maximum(sizes, 1.0).T
+    return np.column_stack([tokens, topk, experts, ep, np.full(len(sizes), exponent), hidden, np.ceil(inter / tp), gates])
+
+
+def run(rows: np.ndarray, chip: Chip, s: Silicon, found: Stored, kernel: Experts = OWN_EXPERTS) -> np.ndarray:
+    """Return times and parts of rows of loop_experts on a chip, by its own kernels or by those of a library."""
+    peak = peak_of(chip, found)[1]
+    c = s.experts._replace(**kernel.constants)
+    return expert_layers(rows, peak, element_bytes(found.weights), activation_bytes(found.activations), s.hw, c)
+
+
+def roofline(rows: np.ndarray, chip: Chip, found: Stored) -> np.ndarray:
+    """Return the larger of arithmetic at peak and the weights of hit experts moved once at full bandwidth."""
+    tokens, topk, experts, ep, _, hidden, inter, gates = rows.T
+    pairs = np.maximum(tokens * topk / ep, 1.0)
+    each = hidden * inter * (gates + 1.0)
+    moved = np.minimum(pairs, experts / ep) * each * element_bytes(found.weights) + 2.0 * tokens * hidden * 2.0
+    return np.maximum(2.0 * pairs * each / peak_of(chip, found)[1], moved / chip.hbm.bandwidth)
