@@ -19,7 +19,7 @@ MODELS = Path(__file__).parents[2] / "shared" / "models"
 @pytest.fixture
 def engine() -> Engine:
     """An engine with no host time and all of the memory."""
-    return Engine("plain", 1.0, 8192, 0.0, 0.0, 0.0, 0.0, fused_all_reduce=False, fused_epilogues=False)
+    return Engine("plain", 1.0, 8192, 0.0, 0.0, True, 1.0, 0.0, fused_all_reduce=False, fused_epilogues=False)
 
 
 @pytest.fixture

@@ -168,6 +168,7 @@ def sensitivities() -> tuple[Sensitivity, ...]:
     return (
         Sensitivity("clock", "sustained clock of the tensor unit", -0.01, -0.08, "tensor"),
         Sensitivity("hbm.bandwidth", "bandwidth of the main memory", -0.062, -0.0001, "memory"),
+        Sensitivity("host.bandwidth", "link to the host, per direction", 0.0, -0.0001, "memory"),
         Sensitivity(
             "link.latency", "time of one hop of a scale-up transfer, software included", 0.015, 0.0, "link"
         ),

@@ -140,6 +140,34 @@ def test_sensitivities_are_sorted_by_what_they_buy() -> None:
     assert [row[0].text for row in rows] == ["hbm.bandwidth", "clock", "link.latency"]
 
 
+def test_what_buys_nothing_is_only_named() -> None:
+    view = sensitivity_view(samples.deployed(), *LOAD, samples.sensitivities())
+    assert view.notes[-1] == "Of no use here: host.bandwidth."
+    alone = sensitivity_view(samples.deployed(), *LOAD, samples.sensitivities()[2:3])
+    assert alone.grids == ()
+
+
+def test_chips_of_one_name_keep_what_was_typed() -> None:
+    from dataclasses import replace
+
+    from taygeta.report.lists import named
+
+    quick, toy, tiny = samples.comparisons()
+    assert [name for name, _ in named((quick, toy, tiny))] == ["quick:4", "toy:4"]
+    mine = replace(toy, chip="./mine.toml:4")
+    assert [name for name, _ in named((toy, mine))] == ["toy:4", "./mine.toml:4"]
+
+
+def test_notes_of_a_comparison_name_their_chip_unless_all_share_them() -> None:
+    from dataclasses import replace
+
+    quick, toy, _ = samples.comparisons()
+    assert toy.best is not None
+    noted = replace(toy, best=replace(toy.best, notes=("A note.", "1 of 4 chips is idle")))
+    notes = comparison_view("acme/small", *LOAD, (quick, noted)).notes
+    assert notes == ("A note.", "toy:4: 1 of 4 chips is idle")
+
+
 def test_fields_view_lists_every_field() -> None:
     from taygeta.spec.fields import FIELDS, TEXTS
 

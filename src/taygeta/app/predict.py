@@ -66,6 +66,8 @@ def predict(
     check_page(html)
     d = api.deploy(model, chip, **how)
     found = assumptions(api.recipe(model, chip, **how).sheet(), d.model)
+    if price:
+        found = tuple(a for a in found if not a.field.startswith("price."))
     if step is None:
         s = api.serve_rate(d, isl, osl, concurrency, price)
         emit(

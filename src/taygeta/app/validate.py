@@ -87,6 +87,35 @@ def _report(results: list[Result], systems: Systems, html: Path | None, markdown
     write_page(html, lambda: view.page(results))
 
 
+def calibrate(
+    tables: Directory,
+    output: Annotated[Path, typer.Option(metavar="FILE", help="The chip file to write.", show_default=False)],
+    chip: Annotated[str, typer.Option(metavar="NAME", help="A chip of the catalogue or a .toml file.")] = "h100",
+    framework: Annotated[str, typer.Option(help="Whose rows to fit on where a table has several.")] = "",
+) -> None:
+    """Fit a chip's constants on measurements of one's own and write them into a chip file.
+
+    Rows whose column gpu names the chip count. Each table needs 60 rows, 10 on each side of what a constant decides.
+
+    Example: taygeta calibrate my-tables --chip my-chip.toml --output calibrated.toml
+    """
+    import datetime
+
+    from rich.console import Console
+
+    from taygeta.report.terminal import show
+    from taygeta.validate import calibrate as module
+    from taygeta.validate import view
+    from taygeta.validate.files import write_text
+
+    _check_file(output)
+    with progress("fitting") as advance:
+        system, fits = module.calibrate(tables, chip, framework, advance)
+    write_text(output, module.chip_file(system, fits, datetime.datetime.now(datetime.UTC).date()))
+    show(view.fits(system.name, fits), Console(file=sys.stdout, highlight=False))
+    sys.stderr.write(f"wrote {output}\n")
+
+
 def _check_file(path: Path | None) -> None:
     """Refuse a file that cannot be written before any work. Raises InputError."""
     if path is None:

@@ -19,7 +19,7 @@ LINK_PARTS = ("link", "latency", "fixed", "fixed")
 ALL_REDUCE, ALL_GATHER, REDUCE_SCATTER, ALL_TO_ALL, SEND, ALL_REDUCE_DIRECT = 0.0, 1.0, 2.0, 3.0, 4.0, 5.0
 
 
-def loop_matmul(rows, peak, weight_bytes, activation_bytes, output_bytes, hw, c, out):  # noqa: ANN001, ANN201
+def loop_matmul(rows, peak, weight_bytes, activation_bytes, output_bytes, hw, c, out):
     """Multiplies inside a model: weights cold, activations cold. Rows are (m, n, k)."""
     for i in range(len(rows)):
         t = matmul(rows[i][0], rows[i][1], rows[i][2], peak, weight_bytes, activation_bytes, output_bytes, 1.0, 1.0, hw, c)
@@ -27,7 +27,7 @@ def loop_matmul(rows, peak, weight_bytes, activation_bytes, output_bytes, hw, c,
             out[i][j] = t[j]
 
 
-def loop_replayed_matmul(rows, peak, weight_bytes, activation_bytes, usable, hw, c, q, out):  # noqa: ANN001, ANN201
+def loop_replayed_matmul(rows, peak, weight_bytes, activation_bytes, usable, hw, c, q, out):
     """Multiplies as benchmarks replay them: a few copies of the weights in turn and one activation, written once.
 
     Rows are (m, n, k, bytes of all copies of the weights, 1 where the activations are quantised in the same call, else 0).
@@ -46,7 +46,7 @@ def loop_replayed_matmul(rows, peak, weight_bytes, activation_bytes, usable, hw,
             out[i][4] += fixed
 
 
-def loop_attention(rows, hw, c, out):  # noqa: ANN001, ANN201
+def loop_attention(rows, hw, c, out):
     """Rows are the arguments of `attention` from sequences to preparation."""
     for i in range(len(rows)):
         r = rows[i]
@@ -57,24 +57,22 @@ def loop_attention(rows, hw, c, out):  # noqa: ANN001, ANN201
             out[i][j] = t[j]
 
 
-def loop_experts(rows, peak, weight_bytes, activation_bytes, hw, c, out):  # noqa: ANN001, ANN201
+def loop_experts(rows, peak, weight_bytes, activation_bytes, hw, c, out):
     """Expert layers as benchmarks run them. Rows are (tokens, top-k, experts, ep, exponent, width, d_ff of a rank, gates).
 
     exponent: of power-law routing; 0: every expert gets the same. A benchmark un-permutes into the tokens of all ranks.
     """
     for i in range(len(rows)):
         r = rows[i]
-        if r[4] > 0.0:
-            found = routing_skewed(r[0], r[1], r[2], r[3], r[4])
-        else:
-            found = routing_even(r[0], r[1], r[2], r[3])
+        skewed = r[4] > 0.0
+        found = routing_skewed(r[0], r[1], r[2], r[3], r[4]) if skewed else routing_even(r[0], r[1], r[2], r[3])
         routing = Routing(found.rows, r[0], found.hit, found.lowest, found.highest, found.exponent)
         t = expert_layer(routing, r[5], r[6], r[2] / r[3], r[7], weight_bytes, activation_bytes, peak, hw, c)
         for j in range(OUTPUTS):
             out[i][j] = t[j]
 
 
-def loop_collective(rows, link, c, out):  # noqa: ANN001, ANN201
+def loop_collective(rows, link, c, out):
     """Rows are (operation, bytes that one rank brings, chips); parts are LINK_PARTS."""
     for i in range(len(rows)):
         which, size, chips = rows[i][0], rows[i][1], rows[i][2]

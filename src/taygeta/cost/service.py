@@ -3,10 +3,12 @@
 Every request in flight adds one token a step; between two of its tokens a request waits for the step, for the host,
 and for its share of the prefills of the others, one for every osl of their tokens:
 
-    TPOT = step + host_step + host_request x batch + prefill x (1 + prefill_overhead) x (batch - 1) / osl
+    TPOT = step + host_step + host_request x batch + stall x prefill_share x (batch - 1) / osl
 
-The first three belong to chip and engine, the last is what a closed loop adds. Queueing before the first token is not
-in it: TTFT comes from simulating the requests.
+The first three belong to chip and engine, the last is what a closed loop adds. `stall` is what one prompt costs the
+others: where an engine mixes chunks of prompts into decode steps, the difference that they make to those steps; where it
+runs prefills alone, the time of a step of as many prompts as fit its token budget, each its share. Queueing before
+the first token is not in it: TTFT comes from simulating the requests.
 """
 
 from __future__ import annotations
@@ -60,19 +62,34 @@ def prefill_seconds(model: StepModel, d: Deployment, isl: int) -> float:
     return sum(model.seconds(batch)[0] for batch in prefill_batches(d, isl))
 
 
-def tpot_seconds(model: StepModel, d: Deployment, load: Load, batch: int, prefill: float) -> float:
+def stall_seconds(model: StepModel, d: Deployment, load: Load, batch: int) -> float:
+    """Return the time that one prompt adds to the steps of the other requests of its rank, by the engine's policy."""
+    budget = d.engine.token_budget
+    if d.engine.mixes_prefill:
+        decode = decode_batch(d, load, batch)
+        alone = model.seconds(decode)[0]
+        return sum(model.seconds(chunk + decode)[0] - alone for chunk in prefill_batches(d, load.isl))
+    together = max(1, min(batch, budget // load.isl))
+    chunks = (Batch.prefill(together, min(budget, load.isl - at), at) for at in range(0, load.isl, budget))
+    return sum(model.seconds(chunk)[0] for chunk in chunks) / together
+
+
+def tpot_seconds(model: StepModel, d: Deployment, load: Load, batch: int) -> float:
     """Return seconds per output token for `batch` requests on a rank, by the formula of the module."""
     latency, interval = model.seconds(decode_batch(d, load, batch))
     step = max(latency, interval * d.parallelism.pp)
     host = d.engine.host_step + d.engine.host_request * batch
-    return step + host + prefill * (1.0 + d.engine.prefill_overhead) * (batch - 1) / load.osl
+    if batch == 1:
+        return step + host
+    others = d.engine.prefill_share * (batch - 1) / load.osl
+    return step + host + stall_seconds(model, d, load, batch) * others
 
 
 def quick_rates(model: StepModel, d: Deployment, load: Load) -> tuple[float, float, float]:
     """Return (tpot, prefill, tokens/s of all replicas) at nominal values, for searches; checks no memory."""
     prefill = prefill_seconds(model, d, load.isl)
-    tpot = tpot_seconds(model, d, load, load.per_rank(d), prefill)
-    return tpot, prefill, load.concurrency * load.osl / _request_seconds(d, load, tpot, prefill)
+    tpot = tpot_seconds(model, d, load, load.per_rank(d))
+    return tpot, prefill, load.concurrency * load.osl / (prefill + tpot * load.osl)
 
 
 def service(predictor: Predictor, load: Load, price: tuple[float, float, float] | None = None) -> Service:
@@ -87,10 +104,10 @@ def service(predictor: Predictor, load: Load, price: tuple[float, float, float] 
     use = check_fits(d, batch * d.parallelism.dp, load.isl + load.osl)
     models = (predictor.nominal, *predictor.corner_models)
     prefills = [prefill_seconds(m, d, load.isl) for m in models]
-    tpots = [tpot_seconds(m, d, load, batch, p) for m, p in zip(models, prefills, strict=True)]
+    tpots = [tpot_seconds(m, d, load, batch) for m in models]
     error = d.chip.constants.get("error.step", 0.0)
     tpot, prefill = widen(tpots[0], tpots[1:], error), widen(prefills[0], prefills[1:], error)
-    rates = [load.concurrency * load.osl / _request_seconds(d, load, t, p) for t, p in _edges(tpot, prefill)]
+    rates = [load.concurrency * load.osl / (p + t * load.osl) for t, p in _edges(tpot, prefill)]
     tokens = Interval(rates[2], rates[1], rates[0])
     per_chip = tokens.scaled(1.0 / d.chips)
     return Service(
@@ -111,11 +128,6 @@ def service(predictor: Predictor, load: Load, price: tuple[float, float, float] 
         prompt=predictor.predict(Batch((Group(1, min(load.isl, d.engine.token_budget), 0),))),
         notes=_notes(d),
     )
-
-
-def _request_seconds(d: Deployment, load: Load, tpot: float, prefill: float) -> float:
-    """Seconds a request spends in its own prefill and its decode steps."""
-    return prefill * (1.0 + d.engine.prefill_overhead) + tpot * load.osl
 
 
 def _edges(a: Interval, b: Interval) -> tuple[tuple[float, float], ...]:

@@ -56,10 +56,9 @@ def matmul_seconds(chip: Chip, fmt: str, shapes: np.ndarray) -> np.ndarray:
     """
     element = format_of(fmt).bytes_per_element
     mode = chip.mode(fmt, fmt)
-    s = silicon(chip)
-    sustained = chip.constants.get(f"matmul.{fmt}.sustained", s.matmul.sustained)
-    tuned = s.matmul._replace(sustained=sustained)
-    return spread(loop_matmul, shapes, chip.peaks[mode], element, element, 2.0, s.hw, tuned)[:, 0]
+    own = fmt if chip.computes(fmt) else "bf16"
+    tuned = constants(MatmulConstants, "matmul", chip, own, core_port=core_port(chip, "matmul."))
+    return spread(loop_matmul, shapes, chip.peaks[mode], element, element, 2.0, hardware(chip), tuned)[:, 0]
 
 
 def replayed_matmuls(

@@ -11,7 +11,7 @@ from taygeta.base.errors import InputError
 from taygeta.frontend.catalog import model
 from taygeta.spec.catalog import sheet
 from taygeta.spec.chip import Chip, build_chip
-from taygeta.spec.deployment import Deployment, Parallelism, check_parallelism, deployment
+from taygeta.spec.deployment import Deployment, Parallelism, deployment, divides_heads
 from taygeta.spec.engine import engine
 from taygeta.spec.fields import FIELDS
 from taygeta.spec.model import Model
@@ -89,15 +89,9 @@ class Recipe:
         return nominal, build_chip(found), corners
 
     def _default_tp(self, found: Model, count: int | None, used: int) -> int:
-        """All the chips that other parallelism leaves, or the most of them that the heads allow."""
-        tp = max(1, (count or used) // used)
-        while tp > 1:
-            try:
-                check_parallelism(found, Parallelism(tp=tp), tp)
-                return tp
-            except InputError:
-                tp -= 1
-        return 1
+        """The most of the chips that other parallelism leaves which heads and chips divide into evenly."""
+        chips = max(1, (count or used) // used)
+        return max(tp for tp in range(1, chips + 1) if chips % tp == 0 and divides_heads(found, tp))
 
 
 def split_count(on: str) -> tuple[str, int | None]:

@@ -111,7 +111,7 @@ def _rates(d: Deployment, load: Load) -> tuple[float, float, str]:
     model = StepModel(d)
     batch = load.per_rank(d)
     prefill = prefill_seconds(model, d, load.isl)
-    return tpot_seconds(model, d, load, batch, prefill), prefill, bound_of(model.cost(decode_batch(d, load, batch)))
+    return tpot_seconds(model, d, load, batch), prefill, bound_of(model.cost(decode_batch(d, load, batch)))
 
 
 def _more(path: str, entry: Entry) -> float:

@@ -25,7 +25,9 @@ class Assumption:
 
     def texts(self) -> tuple[str, str]:
         """Return the nominal value and the range for people."""
-        return self._show(self.nominal), f"{self._show(self.low)} to {self._show(self.high)}"
+        one = self.low == self.high  # estimated, by one source or by all alike
+        reach = "one estimate" if one else f"{self._show(self.low)} to {self._show(self.high)}"
+        return self._show(self.nominal), reach
 
     def _show(self, value: float) -> str:
         if self.of == "chip":

@@ -33,12 +33,12 @@ _STYLE: dict[str, Any] = {
     "svg.hashsalt": "taygeta",
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 10.5,
-    "axes.titlesize": 10.5,
-    "axes.labelsize": 10.5,
-    "xtick.labelsize": 10,
-    "ytick.labelsize": 10,
-    "legend.fontsize": 10,
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.labelsize": 10,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "legend.fontsize": 9,
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": GRID,
@@ -84,7 +84,7 @@ class Drawing:
     Raises MissingExtraError without matplotlib.
     """
 
-    def __init__(self, height: float, width: float = 6.8) -> None:
+    def __init__(self, height: float, width: float = 5.6) -> None:
         matplotlib = require("matplotlib", "plots", "A page with plots")
         figure = require("matplotlib.figure", "plots", "A page with plots")
         self._context = matplotlib.rc_context(_STYLE)

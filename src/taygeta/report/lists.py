@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from taygeta.base import units
 from taygeta.cost.result import Service
-from taygeta.report.service import deployment_lines, interval_cell, model_warning
+from taygeta.report.service import deployment_lines, interval_cell, model_warning, notes_of
 from taygeta.report.view import Cell, Column, Fact, Grid, View, cells
 from taygeta.report.words import (
+    LEAST_CHANGE,
     change,
     chips_of,
     count,
@@ -40,15 +41,24 @@ _RESULTS = (
 
 def comparison_view(model: str, isl: int, osl: int, concurrency: int, found: Sequence[Comparison]) -> View:
     """Return the chips with their best deployments, best first, and why the others cannot run the model."""
-    done = [c.best for c in found if c.best]
-    rows = tuple((Cell(c.chip, _how(c.best)), *_results(c.best)) for c in found if c.best)
+    done = named(found)
+    rows = tuple((Cell(name, _how(s)), *_results(s)) for name, s in done)
     columns = (Column("chips", False), *_RESULTS)
     return View(
-        title=f"{done[0].deployment.model.name if done else model} on {count(len(found), 'kind')} of chip",
+        title=f"{done[0][1].deployment.model.name if done else model} on {count(len(found), 'kind')} of chip",
         lines=(f"isl {isl:,}, osl {osl:,}, concurrency {concurrency:,}; below each number its range",),
-        warning=model_warning(done[0].deployment.model) if done else "",
-        grids=(Grid("Chips, best first", columns, rows, marked=0 if rows else None),) if rows else (),
-        notes=(*(f"{c.chip}: {c.refused}" for c in found if not c.best), *_shared_notes(done)),
+        warning=model_warning(done[0][1].deployment.model) if done else "",
+        grids=(Grid("Chips, best first", columns, rows, marked=0),) if rows else (),
+        notes=(*(f"{c.chip}: {c.refused}" for c in found if not c.best), *_notes(done)),
+    )
+
+
+def named(found: Sequence[Comparison]) -> tuple[tuple[str, Service], ...]:
+    """Return the services with short names: 'h100:8', or as typed where two would be called the same."""
+    done = [(c.chip, c.best) for c in found if c.best]
+    short = [chips_of(s.deployment) for _, s in done]
+    return tuple(
+        (name if short.count(name) == 1 else typed, s) for name, (typed, s) in zip(short, done, strict=True)
     )
 
 
@@ -77,7 +87,7 @@ def plan_view(model: str, on: str, goal: str, plan: Plan) -> View:
         grids=(Grid("Front: none is better for a user and for a chip", columns, rows, marked=_index(plan)),)
         if rows
         else (),
-        notes=(*refused, *_shared_notes([best] if best else [])),
+        notes=(*refused, *(notes_of(best) if best else ())),
     )
 
 
@@ -96,7 +106,7 @@ def sweep_view(model: str, on: str, sweep: Sweep, isl: int, osl: int, concurrenc
         grids=grids,
         notes=(
             *(f"{count(n, 'point')} refused: {reason}" for reason, n in reasons.items()),
-            *_shared_notes(done),
+            *(notes_of(done[0]) if done else ()),
         ),
     )
 
@@ -105,7 +115,8 @@ def sensitivity_view(
     d: Deployment, isl: int, osl: int, concurrency: int, found: Sequence[Sensitivity]
 ) -> View:
     """Return what each number of the chip, ten per cent better, would buy, the most useful first."""
-    order = sorted(found, key=lambda s: (s.tpot_change, s.prefill_change, s.field))
+    order = by_use(found)
+    idle = sorted(s.field for s in found if s not in order)
     columns = (
         Column("10 % better", False),
         Column("TPOT"),
@@ -122,12 +133,19 @@ def sensitivity_view(
         title=f"{d.model.name} on {chips_of(d)}: what would help",
         lines=(*deployment_lines(d), f"isl {isl:,}, osl {osl:,}, concurrency {concurrency:,}", top),
         warning=model_warning(d.model),
-        grids=(Grid("Change of time for 10 % better", columns, rows),),
+        grids=(Grid("Change of time for 10 % better", columns, rows),) if rows else (),
         notes=(
             "Better is more of a resource and less of a latency; negative is faster.",
             "One number changes at a time: several changes together do not add up.",
+            *((f"Of no use here: {', '.join(idle)}.",) if idle else ()),
         ),
     )
+
+
+def by_use(found: Sequence[Sensitivity]) -> tuple[Sensitivity, ...]:
+    """Return the numbers that change a time by a displayed digit, the most useful first."""
+    useful = [s for s in found if max(abs(s.tpot_change), abs(s.prefill_change)) >= LEAST_CHANGE]
+    return tuple(sorted(useful, key=lambda s: (s.tpot_change, s.prefill_change, s.field)))
 
 
 def value_text(field: str, value: float) -> str:
@@ -159,13 +177,14 @@ def _index(plan: Plan) -> int | None:
     return plan.front.index(plan.best) if plan.best in plan.front else None
 
 
-def _shared_notes(services: Sequence[Service | None]) -> tuple[str, ...]:
-    """Notes of the services and of their model, each once, in order."""
-    found: dict[str, None] = {}
-    for s in services:
-        for note in (*s.notes, *s.deployment.model.notes) if s else ():
-            found[note] = None
-    return tuple(found)
+def _notes(named_services: Sequence[tuple[str, Service]]) -> tuple[str, ...]:
+    """Notes of the services, each once, with the chips they are about where it is not all."""
+    about: dict[str, list[str]] = {}
+    for name, s in named_services:
+        for note in notes_of(s):
+            about.setdefault(note, []).append(name)
+    everywhere = len(named_services)
+    return tuple(n if len(names) == everywhere else f"{', '.join(names)}: {n}" for n, names in about.items())
 
 
 def _listed(sweep: Sweep) -> Grid:

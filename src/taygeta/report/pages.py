@@ -10,7 +10,16 @@ from taygeta.report import plots
 from taygeta.report.assumptions import Assumption
 from taygeta.report.figure import Picture
 from taygeta.report.html import page
-from taygeta.report.lists import MS, comparison_view, plan_view, sensitivity_view, sweep_view, value_text
+from taygeta.report.lists import (
+    MS,
+    by_use,
+    comparison_view,
+    named,
+    plan_view,
+    sensitivity_view,
+    sweep_view,
+    value_text,
+)
 from taygeta.report.service import service_view, step_view
 from taygeta.report.words import spread_of
 from taygeta.spec.deployment import Deployment
@@ -38,7 +47,7 @@ def service_page(s: Service, assumed: tuple[Assumption, ...] = ()) -> str:
     pictures = [
         plots.time_by_part("Where a decode step spends its time", [("decode", s.decode)], "a"),
         plots.time_by_part("Where the prefill of a prompt spends its time", [("prefill", s.prompt)], "b"),
-        plots.roofline(s.deployment.chip, steps, "c"),
+        plots.roofline(s.deployment, steps, "c"),
     ]
     return page(service_view(s, assumed), pictures)
 
@@ -47,21 +56,21 @@ def step_page(p: Prediction, assumed: tuple[Assumption, ...] = ()) -> str:
     """Return the page of one step."""
     pictures = [
         plots.time_by_part("Where the step spends its time", [("step", p)], "a"),
-        plots.roofline(p.deployment.chip, [("step", p)], "b"),
+        plots.roofline(p.deployment, [("step", p)], "b"),
     ]
     return page(step_view(p, assumed), pictures)
 
 
 def comparison_page(model: str, isl: int, osl: int, concurrency: int, found: Sequence[Comparison]) -> str:
     """Return the page of a comparison: TPOT, user against chip, steps by part, a roofline of each chip."""
-    done = [(c.chip, c.best) for c in found if c.best]
+    done = named(found)
     pictures: list[Picture] = []
     if done:
         pictures = [
             plots.intervals(
                 "TPOT", [(name, s.tpot) for name, s in done], "ms per output token, lower is better", MS, "a"
             ),
-            plots.front("A user's speed against a chip's", done, None, False, "b"),
+            plots.speeds(done, "b"),
             plots.time_by_part(
                 "Where a decode step spends its time", [(name, s.decode) for name, s in done], "c"
             ),
@@ -70,7 +79,7 @@ def comparison_page(model: str, isl: int, osl: int, concurrency: int, found: Seq
             ),
         ]
         pictures += [
-            plots.roofline(s.deployment.chip, [("decode", s.decode), ("prefill", s.prompt)], f"r{n}")
+            plots.roofline(s.deployment, [("decode", s.decode), ("prefill", s.prompt)], f"r{n}")
             for n, (_, s) in enumerate(done)
         ]
     return page(comparison_view(model, isl, osl, concurrency, found), pictures)
@@ -79,7 +88,7 @@ def comparison_page(model: str, isl: int, osl: int, concurrency: int, found: Seq
 def plan_page(model: str, on: str, goal: str, found: Plan) -> str:
     """Return the page of a plan: its front."""
     services = [(f"{spread_of(s.deployment)}, {s.concurrency} requests", s) for s in found.front]
-    pictures = [plots.front("Front of deployments", services, found.best, True, "a")] if services else []
+    pictures = [plots.front(services, found.best, "a")] if services else []
     return page(plan_view(model, on, goal, found), pictures)
 
 
@@ -93,7 +102,7 @@ def sensitivity_page(
     d: Deployment, isl: int, osl: int, concurrency: int, found: Sequence[Sensitivity]
 ) -> str:
     """Return the page of sensitivities: bars."""
-    order = sorted(found, key=lambda s: (s.tpot_change, s.prefill_change, s.field))
+    order = by_use(found)
     pictures = [plots.sensitivity_bars(order, "a")] if order else []
     return page(sensitivity_view(d, isl, osl, concurrency, found), pictures)
 

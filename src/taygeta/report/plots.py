@@ -9,7 +9,8 @@ from taygeta.base.interval import Interval
 from taygeta.cost.result import Prediction, Service
 from taygeta.report.figure import GRID, INK, PAPER, Drawing, Picture, part_colour, part_order, series_colour
 from taygeta.report.words import count, number, seconds
-from taygeta.spec.chip import Chip
+from taygeta.spec.deployment import Deployment
+from taygeta.spec.model import MoeFfn
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,17 +21,18 @@ MS = 1e-3
 _MARKERS = ("o", "^", "s", "D")
 
 
-def roofline(chip: Chip, steps: Sequence[tuple[str, Prediction]], key: str) -> Picture:
+def roofline(d: Deployment, steps: Sequence[tuple[str, Prediction]], key: str) -> Picture:
     """Draw the roofs of a chip and the parts of some steps under them, over FLOP per byte of main memory."""
+    chip = d.chip
     drawing = Drawing(4.4)
     dots = [(name, *dot) for name, p in steps for dot in _dots(p)]
     left = min([0.5, *(x for _, _, x, _ in dots)]) / 2
     knee = max(chip.peaks.values()) / chip.hbm.bandwidth
-    right = max([knee, *(x for _, _, x, _ in dots)]) * 4
+    right = max([knee, *(x for _, _, x, _ in dots)]) * 12  # room for the names of the roofs
     with drawing as (_, axes):
         axes.set_xscale("log")
         axes.set_yscale("log")
-        for peak, modes in _roofs(chip):
+        for peak, modes in _roofs(d):
             ridge = peak / chip.hbm.bandwidth
             axes.plot([left, ridge, right], [left * chip.hbm.bandwidth, peak, peak], color=INK, linewidth=1.4)
             axes.annotate(
@@ -114,42 +116,30 @@ def intervals(title: str, rows: Sequence[tuple[str, Interval]], unit: str, scale
     return drawing.picture(title, f"{title} in {unit}: {said}.", key)
 
 
-def front(
-    title: str, services: Sequence[tuple[str, Service]], best: Service | None, joined: bool, key: str
-) -> Picture:
-    """Draw tokens/s of a chip against those of a user. joined: a front; else points with their names."""
-    drawing = Drawing(4.2)
+def front(services: Sequence[tuple[str, Service]], best: Service | None, key: str) -> Picture:
+    """Draw the front of a plan: tokens/s of a chip against those of a user; a star on the best."""
+    drawing = Drawing(3.8)
     with drawing as (_, axes):
-        if joined:
-            line = sorted((s.per_user.nominal, s.per_chip.nominal) for _, s in services)
-            axes.plot([x for x, _ in line], [y for _, y in line], color=series_colour(0), linewidth=1.2)
+        line = sorted((s.per_user.nominal, s.per_chip.nominal) for _, s in services)
+        axes.plot([x for x, _ in line], [y for _, y in line], color=series_colour(0), linewidth=1.2)
         for name, s in services:
-            x, y = s.per_user, s.per_chip
-            marked = s == best
-            axes.errorbar(
-                x.nominal,
-                y.nominal,
-                xerr=([x.nominal - x.low], [x.high - x.nominal]),
-                yerr=([y.nominal - y.low], [y.high - y.nominal]),
-                fmt="*" if marked else "o",
-                color=series_colour(1 if marked else 0),
-                markersize=14 if marked else 6,
-                elinewidth=1,
-                alpha=0.9,
-            )
-            if not joined or marked:
-                axes.annotate(
-                    name, (x.nominal, y.nominal), xytext=(8, 8), textcoords="offset points", color=INK
-                )
-        axes.set_xlim(left=0)
-        axes.set_ylim(bottom=0)
-        axes.set_xlabel("tokens/s of one user")
-        axes.set_ylabel("tokens/s of one chip")
-    said = "; ".join(
-        f"{name} {number(s.per_user.nominal)} a user, {number(s.per_chip.nominal)} a chip"
-        for name, s in services
-    )
-    return drawing.picture(title, f"{title}, tokens/s: {said}.", key)
+            if s == best:
+                _speeds(axes, s, "*", series_colour(1), f"best: {name}")
+            else:
+                _speeds(axes, s, "o", series_colour(0), "")
+        _legend(axes)
+    return drawing.picture("Front of deployments", f"Front of deployments, tokens/s: {_said(services)}.", key)
+
+
+def speeds(services: Sequence[tuple[str, Service]], key: str) -> Picture:
+    """Draw chips by tokens/s of a chip against those of a user, with ranges."""
+    drawing = Drawing(3.8)
+    with drawing as (_, axes):
+        for n, (name, s) in enumerate(services):
+            _speeds(axes, s, _MARKERS[n // 8 % len(_MARKERS)], series_colour(n), name)
+        _legend(axes)
+    title = "A user's speed against a chip's"
+    return drawing.picture(title, f"{title}, tokens/s: {_said(services)}.", key)
 
 
 def lines(
@@ -248,6 +238,33 @@ def sensitivity_bars(found: Sequence[Sensitivity], key: str) -> Picture:
     return drawing.picture("What 10 % better of each number buys", f"Less time for 10 % better: {said}.", key)
 
 
+def _speeds(axes: Axes, s: Service, marker: str, colour: str, label: str) -> None:
+    """One service as a point with its ranges."""
+    x, y = s.per_user, s.per_chip
+    axes.errorbar(
+        x.nominal,
+        y.nominal,
+        xerr=([x.nominal - x.low], [x.high - x.nominal]),
+        yerr=([y.nominal - y.low], [y.high - y.nominal]),
+        fmt=marker,
+        color=colour,
+        markersize=14 if marker == "*" else 7,
+        elinewidth=1,
+        label=label or "_",
+    )
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("tokens/s of one user")
+    axes.set_ylabel("tokens/s of one chip")
+
+
+def _said(services: Sequence[tuple[str, Service]]) -> str:
+    return "; ".join(
+        f"{name} {number(s.per_user.nominal)} a user, {number(s.per_chip.nominal)} a chip"
+        for name, s in services
+    )
+
+
 def _dots(p: Prediction) -> list[tuple[str, float, float]]:
     """(part, FLOP per byte, FLOP/s) of the parts of a step that multiply and read main memory."""
     sums: dict[str, list[float]] = {}
@@ -262,12 +279,14 @@ def _dots(p: Prediction) -> list[tuple[str, float, float]]:
     ]
 
 
-def _roofs(chip: Chip) -> list[tuple[float, str]]:
-    """Distinct peaks with the modes that have them."""
-    modes: dict[float, list[str]] = {}
-    for mode, peak in chip.peaks.items():
-        modes.setdefault(peak, []).append(mode)
-    return [(peak, ", ".join(names)) for peak, names in sorted(modes.items())]
+def _roofs(d: Deployment) -> list[tuple[float, str]]:
+    """The fastest peak, that of bf16, and those the deployment computes in, with the modes that have them."""
+    peaks, f = d.chip.peaks, d.formats
+    used = {d.chip.mode(f.attention, f.activations)}
+    if any(isinstance(layer.ffn, MoeFfn) for layer, _ in d.model.kinds()):
+        used.add(d.chip.mode(f.experts, f.expert_activations))
+    shown = {peaks[mode] for mode in (*used, "bf16") if mode in peaks} | {max(peaks.values())}
+    return [(p, ", ".join(m for m, peak in peaks.items() if peak == p)) for p in sorted(shown)]
 
 
 def _scale(longest: float) -> tuple[float, str]:
@@ -290,7 +309,7 @@ def _legend(axes: Axes) -> None:
         handles,
         labels,
         loc="outside lower center",
-        ncols=min(5, max(1, len(labels))),
+        ncols=min(4, max(1, len(labels))),
         handlelength=1.2,
         columnspacing=1.2,
     )

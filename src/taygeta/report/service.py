@@ -34,7 +34,7 @@ def service_view(s: Service, assumed: tuple[Assumption, ...] = ()) -> View:
         warning=model_warning(s.deployment.model),
         facts=(*_rates(s), _decode(s.decode), *_step_facts(s.decode), *_memory(s)),
         grids=(_parts(s.decode, s.prompt), *assumption_grids(assumed, s.deployment)),
-        notes=s.notes + s.deployment.model.notes,
+        notes=notes_of(s),
     )
 
 
@@ -57,6 +57,11 @@ def step_view(p: Prediction, assumed: tuple[Assumption, ...] = ()) -> View:
 def deployment_lines(d: Deployment) -> tuple[str, ...]:
     """Return a deployment in two lines: how it is spread and served, and its formats."""
     return (f"{d.chip.name} x {d.chips}, {spread_of(d)}, engine {d.engine.name}", formats_of(d))
+
+
+def notes_of(s: Service) -> tuple[str, ...]:
+    """Return the notes of a service and of its model, each once."""
+    return tuple(dict.fromkeys((*s.notes, *s.deployment.model.notes)))
 
 
 def model_warning(model: Model) -> str:

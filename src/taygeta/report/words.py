@@ -14,6 +14,7 @@ from taygeta.spec.model import MoeFfn
 
 _TIMES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
 _BYTES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
+LEAST_CHANGE = 0.0005  # a smaller relative change rounds to 0.0 %
 UNBOUNDED = 1 << 30  # as many requests as one likes: a model without a cache that grows
 
 
@@ -62,7 +63,7 @@ def percent(value: float) -> str:
 
 def change(value: float) -> str:
     """Return a relative change with its sign: -0.052 becomes '-5.2 %'."""
-    return f"{value * 100:+.1f} %" if abs(value) >= 0.0005 else "0.0 %"
+    return f"{value * 100:+.1f} %" if abs(value) >= LEAST_CHANGE else "0.0 %"
 
 
 def count(value: int, noun: str, many: str = "") -> str:

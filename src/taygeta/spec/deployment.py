@@ -161,15 +161,20 @@ def choose_formats(
     for name in (weights, activations, kv):
         if name is not None:
             format_of(name)
-    parts = {p: weights or getattr(native, p) for p in ("attention", "ffn", "experts", "shared")}
+    parts = {p: weights or _served(getattr(native, p)) for p in ("attention", "ffn", "experts", "shared")}
     return Formats(
         **parts,
-        head=native.head,
+        head=_served(native.head),
         activations=activations or _activations(parts["ffn"], chip, native.activations if weights is None else None),
         expert_activations=activations
         or _activations(parts["experts"], chip, native.activations if weights is None else None),
         kv=kv or native.kv,
     )
+
+
+def _served(stored: str) -> str:
+    """Engines cast fp32 checkpoints to bf16 when they load them (vLLM's dtype auto)."""
+    return "bf16" if stored == "fp32" else stored
 
 
 def _activations(weights: str, chip: Chip, native: str | None) -> str:

@@ -21,7 +21,9 @@ class Engine:
 
     memory_fraction: share of the memory the engine takes for weights, KV cache and activations. token_budget: new
     tokens that one step may hold. host_step: host time of a step that the chip waits for, seconds. host_request: the
-    same for each request of the batch. prefill_overhead: what a prefill costs beyond its bare step, as a share of it.
+    same for each request of the batch. mixes_prefill: chunks of prompts ride on decode steps; else prefills run alone, as
+    many prompts together as the budget holds. prefill_share: share of the others' prefills that falls between the tokens
+    of a request: 1 where they are spread evenly, 0.5 where those of a wave run together before its decodes.
     fused_all_reduce: the all-reduce, the residual add and the norm are one kernel. fused_epilogues: rotary embedding,
     activation functions and casts ride on the neighbouring matrix multiply.
     """
@@ -31,7 +33,8 @@ class Engine:
     token_budget: int
     host_step: float
     host_request: float
-    prefill_overhead: float
+    mixes_prefill: bool
+    prefill_share: float
     quantise_launches: float
     fused_all_reduce: bool
     fused_epilogues: bool
@@ -43,7 +46,7 @@ _DIMENSIONS = {
     "token_budget": units.COUNT,
     "host_step": units.SECONDS,
     "host_request": units.SECONDS,
-    "prefill_overhead": units.RATIO,
+    "prefill_share": units.RATIO,
     "quantise_launches": units.RATIO,
 }
 

@@ -28,8 +28,8 @@ class Answers:
     @classmethod
     def empty(cls, rows: int) -> Answers:
         """Return answers to `rows` rows that say nothing yet."""
-        nan = [np.full(rows, np.nan) for _ in range(4)]
-        return cls(*nan, np.full(rows, "", dtype=object), np.full(rows, "", dtype=object))
+        predicted, low, high, roofline = (np.full(rows, np.nan) for _ in range(4))
+        return cls(predicted, low, high, roofline, np.full(rows, "", dtype=object), np.full(rows, "", dtype=object))
 
     def refuse(self, index: np.ndarray, reason: str) -> None:
         """Leave rows without an answer, for a reason."""

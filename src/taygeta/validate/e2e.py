@@ -67,7 +67,7 @@ class Served:
         batch = self.batch(load)
         out = []
         for model, d in self.models:
-            out.append(tpot_seconds(model, d, load, batch, prefill_seconds(model, d, load.isl)))
+            out.append(tpot_seconds(model, d, load, batch))
         return out
 
     def floor(self, load: Load) -> tuple[float, str]:

@@ -66,7 +66,8 @@ def held_out(results: Sequence[Result], systems: Systems) -> list[HeldOut]:
             for other, lender in lenders.items():
                 if other != chip and chip in lenders:
                     answered = answer_frame(tables[result.table], frame.drop(_ADDED, strict=False), Borrowed(systems, lender))
-                    out.append(_score(result.table, chip, other, frame, answered))
+                    found = _score(result.table, chip, other, frame, answered)
+                    out += [found] if found else []
     return out
 
 
@@ -87,11 +88,22 @@ def _samples(result: Result) -> Mapping[str, polars.DataFrame]:
     return out
 
 
-def _score(table: str, chip: str, other: str, frame: polars.DataFrame, answered: polars.DataFrame) -> HeldOut:
+def _score(table: str, chip: str, other: str, frame: polars.DataFrame, answered: polars.DataFrame) -> HeldOut | None:
     measured = frame["latency_s"].to_numpy()
     error = answered["predicted_s"].to_numpy() / measured - 1.0
     own = np.abs(frame["predicted_s"].to_numpy() / measured - 1.0)
     error = error[np.isfinite(error)]
+    if not len(error):
+        return None
     size = np.abs(error)
-    numbers = (float(size.mean()), float(np.median(size)), float(error.mean())) if len(error) else (np.nan,) * 3
-    return HeldOut(table, chip, other, len(error), *numbers, float(own.mean()), float(np.median(own)))
+    return HeldOut(
+        table,
+        chip,
+        other,
+        len(error),
+        mape=float(size.mean()),
+        median=float(np.median(size)),
+        bias=float(error.mean()),
+        own_mape=float(own.mean()),
+        own_median=float(np.median(own)),
+    )

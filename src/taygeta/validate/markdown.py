@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from taygeta.validate import quirks
 from taygeta.validate.held_out import HeldOut
 from taygeta.validate.run import Result
-from taygeta.validate.score import ALL, CLEAN, EVERY_CHIP, EVERY_GROUP, Score, metrics
+from taygeta.validate.score import ALL, CLEAN, EVERY_GROUP, Score, metrics
 from taygeta.validate.systems import System, Systems
 
 _HEAD = """# Accuracy
@@ -131,6 +131,3 @@ def _regimes(result: Result) -> str:
 def percent(value: float | None) -> str:
     """Return a fraction as a percentage with one decimal, "-" for none."""
     return "-" if value is None else f"{100 * value:.1f} %"
-
-
-__all__ = ["EVERY_CHIP", "report"]

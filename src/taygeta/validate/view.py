@@ -10,6 +10,7 @@ import numpy as np
 from taygeta.report.figure import Drawing, Picture, series_colour
 from taygeta.report.html import page as html_page
 from taygeta.report.view import Cell, Column, Grid, View, cells
+from taygeta.validate.fit import Fit
 from taygeta.validate.run import Result
 from taygeta.validate.score import ALL, CLEAN, EVERY_CHIP, EVERY_GROUP, Score, metrics
 
@@ -81,6 +82,18 @@ def _regimes(result: Result) -> Grid:
             errors = [percent(value) for value in (s.mape, s.median, s.p90, s.bias)]
             rows.append(cells(s.chip, s.group, f"{s.answered:,}", *errors, percent(bare[s.chip, s.group].mape)))
     return Grid(f"{result.table} by regime, clean rows", columns, tuple(rows))
+
+
+def fits(name: str, found: Sequence[Fit]) -> View:
+    """Return fitted constants with their ranges and the error that is left."""
+    columns = (Column("constant", False), Column("value"), Column("low", drop=1), Column("high", drop=1))
+    grids = []
+    for item in found:
+        rows = [cells(path, f"{value:.4g}", *(f"{end:.4g}" for end in item.ranges[path])) for path, value in item.values.items()]
+        caption = f"mean error {percent(item.mape)}, median {percent(item.median)} on {item.rows:,} rows"
+        grids.append(Grid(item.source, columns, tuple(rows), caption=caption))
+    note = "SI units; low and high are those of five refits that each leave out a fifth of the rows"
+    return View(f"Constants of {name}", grids=tuple(grids), notes=(note,))
 
 
 def percent(value: float | None) -> str:

@@ -1,0 +1,107 @@
+"""Closed loops: the formula by hand, intervals, money and power."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+import taygeta as tg
+from taygeta.base.errors import DoesNotFitError, InputError
+from taygeta.base.interval import Interval, widen
+from taygeta.cost.predict import Predictor
+from taygeta.cost.service import Load, prefill_batches, service
+from taygeta.cost.steps import StepModel
+from taygeta.economics.tokens import dollars_per_million, per_megawatt
+
+
+def test_tpot_is_step_host_and_share_of_prefills():
+    d = tg.deploy("llama-3.1-8b", on="h100")
+    found = tg.serve_rate(d, isl=1000, osl=500, concurrency=9)
+    model = StepModel(d)
+    decode = tg.Batch.decode(9, 1000 + 250)
+    step = model.seconds(decode)[0]
+    stall = model.seconds(tg.Batch.prefill(1, 1000) + decode)[0] - step  # one chunk, within the token budget
+    host = d.engine.host_step + 9 * d.engine.host_request
+    assert found.tpot.nominal == pytest.approx(step + host + stall * d.engine.prefill_share * 8 / 500)
+    prefill = model.seconds(tg.Batch.prefill(1, 1000))[0]
+    assert found.prefill.nominal == pytest.approx(prefill)
+    assert found.tokens_per_s.nominal == pytest.approx(9 * 500 / (500 * found.tpot.nominal + prefill))
+    assert found.per_user.nominal == pytest.approx(1 / found.tpot.nominal)
+
+
+def test_prefills_alone_share_a_step():
+    d = tg.deploy("llama-3.1-8b", on="h100", engine="sglang")
+    found = tg.serve_rate(d, isl=1000, osl=500, concurrency=4)
+    model = StepModel(d)
+    stall = model.seconds(tg.Batch.prefill(4, 1000))[0] / 4
+    step = model.seconds(tg.Batch.decode(4, 1250))[0]
+    host = d.engine.host_step + 4 * d.engine.host_request
+    assert found.tpot.nominal == pytest.approx(step + host + stall * d.engine.prefill_share * 3 / 500)
+
+
+def test_one_request_waits_for_nobody():
+    d = tg.deploy("llama-3.1-8b", on="h100")
+    found = tg.serve_rate(d, 1000, 500, 1)
+    step = StepModel(d).seconds(tg.Batch.decode(1, 1250))[0]
+    assert found.tpot.nominal == pytest.approx(step + d.engine.host_step + d.engine.host_request)
+
+
+def test_replicas_share_the_requests():
+    one = tg.serve_rate(tg.deploy("llama-3.1-8b", on="h100:1"), 1000, 500, 8)
+    four = tg.serve_rate(tg.deploy("llama-3.1-8b", on="h100:4", tp=1), 1000, 500, 32)
+    assert four.tpot == one.tpot
+    assert four.tokens_per_s.nominal == pytest.approx(4 * one.tokens_per_s.nominal)
+    assert four.per_chip.nominal == pytest.approx(one.per_chip.nominal)
+    assert four.room == 4 * one.room
+
+
+def test_long_prompts_go_in_chunks():
+    d = tg.deploy("llama-3.1-8b", on="h100")
+    groups = [batch.groups[0] for batch in prefill_batches(d, 20_000)]
+    assert [(g.new_tokens, g.context) for g in groups] == [(8192, 0), (8192, 8192), (3616, 16384)]
+
+
+def test_requests_beyond_the_memory_are_refused():
+    d = tg.deploy("llama-3.1-70b", on="h100:2")
+    with pytest.raises(DoesNotFitError, match="requests fit"):
+        service(Predictor(d), Load(8000, 1000, 500))
+
+
+@pytest.mark.parametrize(("isl", "osl", "concurrency"), [(0, 1, 1), (1, 0, 1), (1, 1, 0), (1 << 23, 1, 1)])
+def test_loads_without_tokens_are_refused(isl, osl, concurrency):
+    with pytest.raises(InputError, match="must be 1 to 4,194,304"):
+        Load(isl, osl, concurrency)
+
+
+def test_dollars_by_hand():
+    # 3.60 $/h is 0.001 $/s; 100 tokens/s are 1e-5 $ a token, 10 $ a million
+    assert dollars_per_million((3.6, 3.6, 3.6), Interval(50, 100, 200)) == Interval(
+        pytest.approx(5), pytest.approx(10), pytest.approx(20)
+    )
+    assert dollars_per_million(None, Interval(1, 1, 1)) is None
+    assert per_megawatt(500.0, Interval(1, 2, 3)) == Interval(2000, 4000, 6000)
+    assert per_megawatt(None, Interval(1, 2, 3)) is None
+
+
+def test_price_of_one_s_own():
+    d = tg.deploy("llama-3.1-8b", on="h100")
+    found = tg.serve_rate(d, 1000, 500, 8, price="3.60 $/h")
+    assert found.dollars is not None
+    assert found.dollars.nominal == pytest.approx(1000 / found.per_chip.nominal)
+
+
+def test_widen_adds_squares_of_logarithms():
+    assert widen(1.0, [], 0.0) == Interval(1.0, 1.0, 1.0)
+    assert widen(1.0, [0.5, 2.0], 0.0) == Interval(pytest.approx(0.5), 1.0, pytest.approx(2.0))
+    both = widen(1.0, [1 / math.e, math.e], math.e - 1)
+    assert both.high == pytest.approx(math.exp(math.sqrt(2)))
+    assert both.low == pytest.approx(math.exp(-math.sqrt(2)))
+
+
+def test_unpublished_models_show_a_range():
+    d = tg.deploy("gpt-4", on="h200:32", tp=8, pp=4)
+    assert d.model.assumed
+    found = tg.serve_rate(d, 1000, 500, 8)
+    assert found.tpot.high / found.tpot.low > 1.2
+    assert any("unpublished" in note for note in found.notes)

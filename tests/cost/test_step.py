@@ -1,0 +1,168 @@
+"""Steps: bounds, monotonicity, compiled against plain, and what a person can count."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import taygeta as tg
+from taygeta.base.errors import InputError
+from taygeta.cost.predict import Predictor
+from taygeta.cost.steps import StepModel
+from taygeta.spec.catalog import chip, chip_names
+from taygeta.spec.deployment import Deployment, Group, Parallelism
+
+CASES = {
+    "dense": ("llama-3.1-8b", "h100", {}),
+    "latent": ("deepseek-v3", "h200:16", {"tp": 16}),
+    "sliding": ("gpt-oss-20b", "maia-100:2", {"tp": 2}),
+    "hybrid": ("qwen3.5-27b", "b200", {}),
+    "state space": ("nvidia-nemotron-3-super-120b-a12b-fp8", "b200:2", {"tp": 2}),
+    "experts apart": ("qwen3-30b-a3b", "a100:4", {"tp": 1, "dp": 4, "ep": 4}),
+    "pipeline": ("llama-3.1-8b", "tpu-v5e:4", {"tp": 2, "pp": 2}),
+    "chunked": ("llama-4-scout-17b-16e-instruct", "mi300x:4", {"tp": 4}),
+    "cpu": ("qwen3-0.6b", "graviton4", {}),
+    "sparse": ("glm-5-fp8", "h200:8", {"tp": 8}),
+}
+DEPLOYED: dict[str, Deployment] = {}
+
+
+def deployed(case: str) -> Deployment:
+    if case not in DEPLOYED:
+        model, on, spread = CASES[case]
+        DEPLOYED[case] = tg.deploy(model, on=on, **spread)
+    return DEPLOYED[case]
+
+
+batches = st.lists(
+    st.builds(Group, st.integers(1, 300), st.sampled_from([1, 2, 100, 4096]), st.integers(0, 50_000)), min_size=1, max_size=3
+).map(lambda groups: tg.Batch(tuple(groups)))
+
+
+@pytest.mark.parametrize("case", CASES)
+@settings(deadline=None, max_examples=15)
+@given(batch=batches)
+def test_bounds_hold(case, batch):
+    p = Predictor(deployed(case)).predict(batch)
+    assert 0 < p.lower <= p.seconds.nominal <= p.upper * (1 + 1e-9)
+    assert p.seconds.low <= p.seconds.nominal <= p.seconds.high
+    assert 0 < p.mfu < 1
+    assert 0 < p.mbu < 1
+    assert sum(op.seconds for op in p.ops) == pytest.approx(p.seconds.nominal)
+    assert sum(seconds for _, seconds, _ in p.parts()) == pytest.approx(p.seconds.nominal)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_compiled_equals_plain(case):
+    d = deployed(case)
+    plain, compiled = StepModel(d), StepModel(d, compiled=True)
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        batch = tg.Batch(
+            (
+                Group(int(rng.integers(1, 200)), 1, int(rng.integers(0, 9000))),
+                Group(1, int(rng.integers(2, 3000)), int(rng.integers(0, 900))),
+            )
+        )
+        assert compiled.seconds(batch) == plain.seconds(batch)
+
+
+@settings(deadline=None, max_examples=25)
+@given(requests=st.integers(1, 400), context=st.integers(1, 30_000), more=st.integers(1, 300))
+def test_more_work_is_never_faster(requests, context, more):
+    model = StepModel(deployed("dense"))
+    base = model.seconds(tg.Batch.decode(requests, context))[0]
+    # waves and tiles make small steps both ways: a percent, never more
+    assert model.seconds(tg.Batch.decode(requests + more, context))[0] >= base * 0.99
+    assert model.seconds(tg.Batch.decode(requests, context + more * 100))[0] >= base * 0.99
+
+
+@pytest.mark.parametrize("field", ["hbm.bandwidth", "clock", "cache.bandwidth", "link.bandwidth", "vector.flop_per_s"])
+@pytest.mark.parametrize("on", ["h100:2", "maia-100:2", "tpu-v5p:2"])
+def test_more_of_a_resource_is_never_slower(field, on):
+    from taygeta.base.units import show
+    from taygeta.spec.catalog import sheet
+    from taygeta.spec.fields import FIELDS
+
+    entry = sheet(on.partition(":")[0]).entries.get(field)
+    if entry is None:
+        pytest.skip(f"{on} has no {field}")
+    for batch in (tg.Batch.decode(64, 4096), tg.Batch.prefill(1, 4096)):
+        times = []
+        for factor in (1, 2, 4):
+            text = show(entry.nominal * factor, FIELDS[field].dimension, digits=12)
+            d = tg.deploy("gpt-oss-20b", on=on, settings={field: text})
+            times.append(StepModel(d).seconds(batch)[0])
+        assert times[0] * 1.03 >= times[1]  # beyond wave quantisation
+        assert times[1] * 1.03 >= times[2]
+
+
+def test_lower_bound_of_a_decode_step_by_hand():
+    """One token on Llama-3.1-8B: every weight but the embedding once, in bf16, at 3.35 TB/s."""
+    p = Predictor(deployed("dense")).predict(tg.Batch.decode(1, 0))
+    weights = 8_030_261_248 - 128256 * 4096
+    row = 2 * 4096  # one row of the embedding, and the cache of one token
+    cache = 32 * 2 * 8 * 128 * 2
+    norms = 0  # norms are among the weights
+    assert p.hbm_bytes == pytest.approx(2 * weights + row + cache + norms, rel=1e-3)
+    assert p.lower == pytest.approx(p.hbm_bytes / 3.35e12)
+    assert p.bound == "memory"
+
+
+def test_flop_of_a_prefill_by_hand():
+    """2 FLOP a weight and token, head for one row, and causal attention: 2 x 2 x pairs x heads x head_dim."""
+    p = Predictor(deployed("dense")).predict(tg.Batch.prefill(1, 2048))
+    body = 8_030_261_248 - 2 * 128256 * 4096 - (2 * 32 + 1) * 4096
+    pairs = 2048 * 2049 / 2
+    by_hand = 2 * 2048 * body + 2 * 128256 * 4096 + 32 * 4 * pairs * 32 * 128
+    assert p.flop == pytest.approx(by_hand, rel=1e-6)
+
+
+def test_collective_bytes_by_hand():
+    d = tg.deploy("llama-3.1-8b", on="h100:4")
+    p = Predictor(d).predict(tg.Batch.decode(10, 100))
+    reduced = (2 * 32 + 1) * 2 * 3 / 4 * 10 * 4096 * 2  # 65 all-reduces of 10 rows in bf16, 2 (g - 1) / g of the input
+    gathered = 3 * 10 * (128256 / 4) * 2  # logits, one share to each of three others
+    assert p.link_bytes == pytest.approx(reduced + gathered)
+
+
+def test_pipeline_latency_and_interval():
+    d = deployed("pipeline")
+    latency, interval = StepModel(d).seconds(tg.Batch.decode(8, 1000))
+    assert interval < latency < 2 * interval * 1.01
+
+
+def test_attention_data_parallel_ranks_take_a_batch_each():
+    model = StepModel(deployed("experts apart"))
+    same = model.seconds(tg.Batch.decode(8, 1000))
+    assert model.seconds([tg.Batch.decode(8, 1000)] * 4) == same
+    uneven = model.seconds([tg.Batch.decode(8, 1000)] + [tg.Batch.decode(1, 1000)] * 3)
+    assert uneven[0] < same[0]
+    with pytest.raises(InputError, match="one for each of 4 attention-DP ranks, not 2"):
+        model.seconds([tg.Batch.decode(8, 1000)] * 2)
+
+
+def test_context_parallelism_shortens_long_contexts():
+    long = tg.Batch.decode(1, 500_000)
+    one = StepModel(tg.deploy("llama-3.1-8b", on="h100:1")).seconds(long)[0]
+    four = StepModel(tg.deploy("llama-3.1-8b", on="h100:4", tp=1, cp=4)).seconds(long)[0]
+    assert four < one
+
+
+def test_empty_batch_costs_nothing():
+    assert StepModel(deployed("dense")).seconds(tg.Batch()) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("name", chip_names())
+def test_every_chip_predicts(name):
+    model = "qwen3-0.6b" if chip(name).hbm.capacity > 3e9 else "gpt2"
+    p = tg.predict(tg.deploy(model, on=name), tg.Batch.decode(1, 512))
+    assert 0 < p.lower <= p.seconds.nominal < 1
+    assert p.seconds.low < p.seconds.nominal < p.seconds.high
+
+
+def test_parallelism_noun_is_exported():
+    assert tg.Parallelism(tp=2).chips == 2
+    assert Parallelism is tg.Parallelism
