@@ -93,8 +93,12 @@ def test_price_of_one_s_own():
 
 def test_widen_adds_squares_of_logarithms():
     assert widen(1.0, [], 0.0) == Interval(1.0, 1.0, 1.0)
-    assert widen(1.0, [0.5, 2.0], 0.0) == Interval(pytest.approx(0.5), 1.0, pytest.approx(2.0))
-    both = widen(1.0, [1 / math.e, math.e], math.e - 1)
+    one = [("a", 0.5), ("a", 2.0)]
+    assert widen(1.0, one, 0.0) == Interval(pytest.approx(0.5), 1.0, pytest.approx(2.0))
+    two = widen(1.0, [*one, ("b", 1.0), ("b", 2.0)], 0.0)
+    assert two.low == pytest.approx(0.5)
+    assert two.high == pytest.approx(2 ** math.sqrt(2))
+    both = widen(1.0, [("a", 1 / math.e), ("a", math.e)], math.e - 1)
     assert both.high == pytest.approx(math.exp(math.sqrt(2)))
     assert both.low == pytest.approx(math.exp(-math.sqrt(2)))
 

@@ -37,7 +37,9 @@ def deployed(case: str) -> Deployment:
 
 
 batches = st.lists(
-    st.builds(Group, st.integers(1, 300), st.sampled_from([1, 2, 100, 4096]), st.integers(0, 50_000)), min_size=1, max_size=3
+    st.builds(Group, st.integers(1, 300), st.sampled_from([1, 2, 100, 4096]), st.integers(0, 50_000)),
+    min_size=1,
+    max_size=3,
 ).map(lambda groups: tg.Batch(tuple(groups)))
 
 

@@ -76,7 +76,10 @@ def test_sweep_over_a_field_of_the_model():
         ({"clock": "1GHz"}, "--set clock must be a range LOW..HIGH in a sweep, such as 1TB/s..6TB/s, not '1GHz'."),
         ({"clock": "2GHz..1GHz"}, "--set clock must be a range from low to high, not '2GHz..1GHz'."),
         ({"clock": "1..2"}, "--set clock = '1' has no unit: write a frequency such as '1.83 GHz'."),
-        ({"hbm.speed": "1GHz..2GHz"}, "--set hbm.speed: hbm.speed is not a field of a chip; `taygeta show --fields` lists them."),
+        (
+            {"hbm.speed": "1GHz..2GHz"},
+            "--set hbm.speed: hbm.speed is not a field of a chip; `taygeta show --fields` lists them.",
+        ),
     ],
 )
 def test_sweep_refusals(ranges, message):
@@ -109,7 +112,9 @@ def test_clock_and_cores_scale_the_peak():
     assert wide.peaks["fp8"] == pytest.approx(base.peaks["fp8"] / 2)
 
 
-@pytest.mark.parametrize(("text", "name", "count"), [("h100:8", "h100", 8), ("h100", "h100", None), ("a/b.toml:2", "a/b.toml", 2)])
+@pytest.mark.parametrize(
+    ("text", "name", "count"), [("h100:8", "h100", 8), ("h100", "h100", None), ("a/b.toml:2", "a/b.toml", 2)]
+)
 def test_counts_of_chips(text, name, count):
     assert split_count(text) == (name, count)
 

@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import result_samples as samples
@@ -18,6 +19,9 @@ from taygeta.report.html import page, write
 from taygeta.report.view import Column, Fact, Grid, View, cells
 
 pytest.importorskip("matplotlib")
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 LOAD = (1024, 1024, 16)
 VOID = {"meta", "br"}
@@ -129,6 +133,26 @@ def test_roofline_dots_are_counted_by_hand(drawn: dict[str, str]) -> None:
         "Roofline of The Toy Chip: step attention at 10.0 FLOP/byte and 0.600 TFLOP/s;"
         " step ffn at 40.0 FLOP/byte and 1.33 TFLOP/s."
     )
+
+
+def test_no_point_of_a_front_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The slower chips come last and are the taller ones: the limits of the axes hold their ranges too."""
+    from taygeta.report import plots
+
+    limits: list[tuple[float, float]] = []
+    finish = plots._speed_axes
+
+    def noted(axes: Axes) -> None:
+        finish(axes)
+        limits.append((axes.get_xlim()[1], axes.get_ylim()[1]))
+
+    monkeypatch.setattr(plots, "_speed_axes", noted)
+    plots.front([("a", s) for s in samples.planned().front], None, "k")
+    plots.speeds([(c.chip, c.best) for c in samples.comparisons() if c.best], "k")
+    assert limits[0] >= (125, 250)  # 100 tokens/s of a user and 200 of a chip, ranges 1.25 times as far
+    assert limits[0][1] >= 250
+    assert limits[1][0] >= 125
+    assert limits[1][1] >= 500
 
 
 def test_everything_is_escaped() -> None:

@@ -24,15 +24,16 @@ class Interval:
         return Interval(numerator / self.high, numerator / self.nominal, numerator / self.low)
 
 
-def widen(nominal: float, corners: Sequence[float], error: float) -> Interval:
-    """Combine the corners of the assumptions with the residuals of held-out silicon: independent, so squares of
-    logarithms add.
+def widen(nominal: float, corners: Sequence[tuple[str, float]], error: float) -> Interval:
+    """Combine groups of assumptions with the residuals of held-out silicon.
 
-    error: the ratio within which 80 % of held-out measurements lie, minus one.
+    corners: (group, value with only that group moved to one of its ends). Groups and residuals are independent, so the squares of
+    their logarithms add, upwards and downwards apart. error: the ratio within which 80 % of held-out measurements
+    lie, minus one.
     """
-    residual = math.log1p(error)
-    fast = math.log(nominal / min((*corners, nominal)))
-    slow = math.log(max((*corners, nominal)) / nominal)
-    return Interval(
-        nominal * math.exp(-math.hypot(fast, residual)), nominal, nominal * math.exp(math.hypot(slow, residual))
-    )
+    down, up = [math.log1p(error)], [math.log1p(error)]
+    for group in dict.fromkeys(name for name, _ in corners):
+        values = [value for name, value in corners if name == group]
+        down.append(math.log(nominal / min(*values, nominal)))
+        up.append(math.log(max(*values, nominal) / nominal))
+    return Interval(nominal * math.exp(-math.hypot(*down)), nominal, nominal * math.exp(math.hypot(*up)))

@@ -6,44 +6,73 @@ import math
 from collections.abc import Sequence
 
 from taygeta.base.interval import Interval, widen
-from taygeta.cost.result import RESOURCES, OpCost, Prediction, StepCost
-from taygeta.cost.steps import StepModel
-from taygeta.spec.deployment import Batch, Deployment
+from taygeta.cost.result import RESOURCES, Prediction, StepCost
+from taygeta.cost import step
+from taygeta.cost.steps import PartialModel, StepModel, StepTimes, joined
+from taygeta.spec.deployment import Batch, Corner, Deployment
 
-CORNERS = ("fast", "slow")
+# The kinds of rows that a group of calibration constants moves; other groups move every row.
+_KINDS = {
+    "matmul": (step.MATMUL,),
+    "quantise": (step.MATMUL,),
+    "vector": (step.VECTOR,),
+    "attention": (step.ATTENTION,),
+    "scan": (step.SCAN,),
+    "experts": (step.EXPERTS,),
+    "collective": (step.COLLECTIVE,),
+}
 
 
 class Predictor:
     """A deployment made ready to predict: its step model at the nominal values and at the corners of its assumptions.
 
-    compiled: run the kernels through Numba; worth it from some hundred steps on. corners: without them intervals hold
-    the residuals only.
+    compiled: run the kernels through Numba; worth it from some hundred steps on. corners: without them intervals hold the
+    residuals only.
     """
 
     def __init__(self, deployment: Deployment, compiled: bool = False, corners: bool = True) -> None:
         self.deployment = deployment
         self.nominal = StepModel(deployment, compiled)
-        self.corner_models = (
-            tuple(StepModel(deployment.at(c), compiled) for c in CORNERS) if corners and deployment.corners else ()
+        found = deployment.corners if corners else ()
+        self.corner_models: tuple[tuple[str, StepTimes], ...] = tuple(
+            (c.group, self._corner(c, compiled)) for c in found if c.group == "model" or self._moves(c.group)
         )
+
+    def _moves(self, group: str) -> bool:
+        return group != "error" and (group not in _KINDS or self.nominal.has(_KINDS[group]))
+
+    def _corner(self, corner: Corner, compiled: bool) -> StepTimes:
+        moved = self.deployment.at(corner)
+        if corner.group == "model":
+            return StepModel(moved, compiled)
+        return PartialModel(self.nominal, StepModel(moved, compiled, self.nominal.graphs), _KINDS.get(corner.group))
 
     def predict(self, batch: Batch | Sequence[Batch]) -> Prediction:
         """Return the prediction of one step. A single batch is the work of each attention-DP rank."""
-        cost = self.nominal.cost(batch)
+        return self._prediction(self.nominal.cost(batch), batch, self.interval(self.nominal.seconds(batch)[0], batch))
+
+    def predict_all(self, batches: Sequence[Batch]) -> Prediction:
+        """Return several steps in a row as one: the chunks of a prompt."""
+        parts = [self.predict(batch) for batch in batches]
+        if len(parts) == 1:
+            return parts[0]
+        total = joined([self.nominal.cost(batch) for batch in batches])
+        seconds = Interval(*(sum(getattr(p.seconds, end) for p in parts) for end in ("low", "nominal", "high")))
+        return self._prediction(total, batches[0], seconds)
+
+    def _prediction(self, cost: StepCost, batch: Batch | Sequence[Batch], seconds: Interval) -> Prediction:
         first = batch if isinstance(batch, Batch) else batch[0]
         flop, moved, sent = (sum(getattr(op, name) for op in cost.ops) for name in ("flop", "hbm_bytes", "link_bytes"))
-        chip = self.deployment.chip
-        peak = self.nominal.peak_of(cost)
         return Prediction(
             deployment=self.deployment,
             batch=first,
-            seconds=self.interval(cost.latency, batch),
+            seconds=seconds,
             interval=cost.interval,
             lower=cost.lower,
             upper=cost.upper,
-            bound=_bound(cost.ops),
-            mfu=flop / (peak * cost.latency),
-            mbu=moved / (chip.hbm.bandwidth * cost.latency),
+            bound=bound_of(cost),
+            mfu=flop / (self.nominal.peak_of(cost) * cost.latency),
+            mbu=moved / (self.deployment.chip.hbm.bandwidth * cost.latency),
             intensity=flop / moved if moved else math.inf,
             flop=flop,
             hbm_bytes=moved,
@@ -53,7 +82,7 @@ class Predictor:
 
     def interval(self, nominal: float, batch: Batch | Sequence[Batch]) -> Interval:
         """Return a step's time with the range of its assumptions and of the model's own held-out error."""
-        times = [model.seconds(batch)[0] for model in self.corner_models]
+        times = [(group, model.seconds(batch)[0]) for group, model in self.corner_models]
         return widen(nominal, times, self.deployment.chip.constants.get("error.step", 0.0))
 
 
@@ -62,11 +91,7 @@ def predict(deployment: Deployment, batch: Batch | Sequence[Batch]) -> Predictio
     return Predictor(deployment).predict(batch)
 
 
-def _bound(ops: tuple[OpCost, ...]) -> str:
-    sums = [sum(op.busy[i] for op in ops) for i in range(len(RESOURCES))]
-    return RESOURCES[max(range(len(RESOURCES)), key=sums.__getitem__)]
-
-
 def bound_of(cost: StepCost) -> str:
     """Return the resource that a step spends most time on."""
-    return _bound(cost.ops)
+    sums = [sum(op.busy[i] for op in cost.ops) for i in range(len(RESOURCES))]
+    return RESOURCES[max(range(len(RESOURCES)), key=sums.__getitem__)]

@@ -19,10 +19,10 @@ from taygeta.base.errors import InputError
 from taygeta.base.interval import Interval, widen
 from taygeta.cost.predict import Predictor
 from taygeta.cost.result import Service
-from taygeta.cost.steps import StepModel
+from taygeta.cost.steps import StepTimes
 from taygeta.economics.tokens import dollars_per_million, per_megawatt
 from taygeta.graph.memory import check_fits, largest_batch
-from taygeta.spec.deployment import Batch, Deployment, Group
+from taygeta.spec.deployment import Batch, Deployment
 
 MAX_TOKENS = 1 << 22
 
@@ -57,12 +57,12 @@ def prefill_batches(d: Deployment, isl: int) -> tuple[Batch, ...]:
     return tuple(Batch.prefill(1, min(budget, isl - start), start) for start in range(0, isl, budget))
 
 
-def prefill_seconds(model: StepModel, d: Deployment, isl: int) -> float:
+def prefill_seconds(model: StepTimes, d: Deployment, isl: int) -> float:
     """Return the time of the steps that take in one prompt on an idle replica."""
     return sum(model.seconds(batch)[0] for batch in prefill_batches(d, isl))
 
 
-def stall_seconds(model: StepModel, d: Deployment, load: Load, batch: int) -> float:
+def stall_seconds(model: StepTimes, d: Deployment, load: Load, batch: int) -> float:
     """Return the time that one prompt adds to the steps of the other requests of its rank, by the engine's policy."""
     budget = d.engine.token_budget
     if d.engine.mixes_prefill:
@@ -74,7 +74,7 @@ def stall_seconds(model: StepModel, d: Deployment, load: Load, batch: int) -> fl
     return sum(model.seconds(chunk)[0] for chunk in chunks) / together
 
 
-def tpot_seconds(model: StepModel, d: Deployment, load: Load, batch: int) -> float:
+def tpot_seconds(model: StepTimes, d: Deployment, load: Load, batch: int) -> float:
     """Return seconds per output token for `batch` requests on a rank, by the formula of the module."""
     latency, interval = model.seconds(decode_batch(d, load, batch))
     step = max(latency, interval * d.parallelism.pp)
@@ -85,7 +85,7 @@ def tpot_seconds(model: StepModel, d: Deployment, load: Load, batch: int) -> flo
     return step + host + stall_seconds(model, d, load, batch) * others
 
 
-def quick_rates(model: StepModel, d: Deployment, load: Load) -> tuple[float, float, float]:
+def quick_rates(model: StepTimes, d: Deployment, load: Load) -> tuple[float, float, float]:
     """Return (tpot, prefill, tokens/s of all replicas) at nominal values, for searches; checks no memory."""
     prefill = prefill_seconds(model, d, load.isl)
     tpot = tpot_seconds(model, d, load, load.per_rank(d))
@@ -102,11 +102,11 @@ def service(predictor: Predictor, load: Load, price: tuple[float, float, float] 
     d = predictor.deployment
     batch = load.per_rank(d)
     use = check_fits(d, batch * d.parallelism.dp, load.isl + load.osl)
-    models = (predictor.nominal, *predictor.corner_models)
-    prefills = [prefill_seconds(m, d, load.isl) for m in models]
-    tpots = [tpot_seconds(m, d, load, batch) for m in models]
     error = d.chip.constants.get("error.step", 0.0)
-    tpot, prefill = widen(tpots[0], tpots[1:], error), widen(prefills[0], prefills[1:], error)
+    tpots = [(group, tpot_seconds(m, d, load, batch)) for group, m in predictor.corner_models]
+    prefills = [(group, prefill_seconds(m, d, load.isl)) for group, m in predictor.corner_models]
+    tpot = widen(tpot_seconds(predictor.nominal, d, load, batch), tpots, error)
+    prefill = widen(prefill_seconds(predictor.nominal, d, load.isl), prefills, error)
     rates = [load.concurrency * load.osl / (p + t * load.osl) for t, p in _edges(tpot, prefill)]
     tokens = Interval(rates[2], rates[1], rates[0])
     per_chip = tokens.scaled(1.0 / d.chips)
@@ -125,7 +125,7 @@ def service(predictor: Predictor, load: Load, price: tuple[float, float, float] 
         memory=use,
         room=largest_batch(d, load.isl + load.osl, use) * d.replicas,
         decode=predictor.predict(decode_batch(d, load, batch)),
-        prompt=predictor.predict(Batch((Group(1, min(load.isl, d.engine.token_budget), 0),))),
+        prompt=predictor.predict_all(prefill_batches(d, load.isl)),
         notes=_notes(d),
     )
 

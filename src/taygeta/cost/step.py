@@ -133,7 +133,9 @@ def matmul_row(row, m, s, out):
     t = matmul(m, n * batched, k, row[9], row[6], row[7], row[8], 1.0, spilled, s.hw, tuned)
     seconds, memory, vector, fixed = t[0], t[2], 0.0, t[4]
     if row[13] > 0.0:
-        q = QuantiseConstants(row[14], row[16] * s.hw.launch, row[15], s.quantise.memory_efficiency, s.quantise.cache_share)
+        q = QuantiseConstants(
+            row[14], row[16] * s.hw.launch, row[15], s.quantise.memory_efficiency, s.quantise.cache_share
+        )
         more, vector, stream, _, start = quantise(m * k * batched, 2.0, row[7], s.hw, q)
         seconds, memory, fixed = seconds + more, memory + stream, fixed + start
     put(out, seconds, t[1], memory, t[3], vector, 0.0, fixed, 2.0 * m * n * k * batched, n * k * batched * row[6], 0.0)
@@ -265,9 +267,7 @@ def collective_row(row, rows, s, out):
     two = 1.0 < inside < ranks
     inner = s.link if inside > 1.0 else s.network
     if two:  # the first tier joins the ranks of one group only
-        inner = Link(
-            inner.bandwidth, inner.latency, inner.topology, inside, inner.dimensions, inner.bus, inner.reduces
-        )
+        inner = Link(inner.bandwidth, inner.latency, inner.topology, inside, inner.dimensions, inner.bus, inner.reduces)
     if which == ALL_REDUCE:
         if two:
             t = all_reduce_two_tiers(size, ranks, inner, s.network, s.collective)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -16,6 +17,14 @@ from taygeta.graph.partition import stages
 from taygeta.spec.deployment import Batch, Deployment
 
 SPREAD_FROM = 16  # a group's new tokens are spread over context ranks when each gets at least this many
+
+
+class StepTimes(Protocol):
+    """All that a closed loop needs of a step model."""
+
+    def seconds(self, batch: Batch | Sequence[Batch]) -> tuple[float, float]:
+        """Return (latency, interval) of a step."""
+        ...
 
 
 class StepModel:
@@ -35,6 +44,7 @@ class StepModel:
             default=0,
         )
         self._step = step
+        self.remembered: dict[tuple[int, Batch | tuple[Batch, ...]], np.ndarray] = {}  # filled by PartialModel only
         self._outs = [np.zeros((len(table), OUTPUTS)) for table in self.tables]
         if compiled:
             from taygeta.cost.compiled import compiled as twin
@@ -45,6 +55,21 @@ class StepModel:
         """Return (latency, interval) of a step: through all stages, and between two steps' starts."""
         times = [float(self._run(stage, batch)[:, 0].sum()) for stage in range(len(self.tables))]
         return sum(times), max(times)
+
+    def has(self, kinds: Sequence[float]) -> bool:
+        """Return whether any row is of one of these kinds."""
+        return any(bool(np.isin(table[:, 0], kinds).any()) for table in self.tables)
+
+    def row_seconds(self, stage: int, batch: Batch | Sequence[Batch]) -> np.ndarray:
+        """Return the seconds of every row of a stage."""
+        return self._run(stage, batch)[:, 0].copy()
+
+    def subset_seconds(self, stage: int, batch: Batch | Sequence[Batch], rows: np.ndarray) -> float:
+        """Return the seconds of some rows of a stage, evaluating only these."""
+        bound, groups = self._bind(batch)
+        out = np.zeros((int(rows.sum()), OUTPUTS))
+        self._step(self.tables[stage][rows], bound, groups, self.silicon, out)
+        return float(out[:, 0].sum())
 
     def cost(self, batch: Batch | Sequence[Batch]) -> StepCost:
         """Return the step with its operations and bounds."""
@@ -124,6 +149,41 @@ class StepModel:
             [(g.count, g.new_tokens, g.context) for g in mine.groups if g.count * g.new_tokens], dtype=float
         )
         return np.array([sizes[axis] for axis in BATCH_AXES], dtype=float), groups.reshape(-1, 3)
+
+
+def joined(steps: Sequence[StepCost]) -> StepCost:
+    """Return several steps in a row as one; there is one at least."""
+    return StepCost(
+        sum(s.latency for s in steps),
+        sum(s.interval for s in steps),
+        sum(s.lower for s in steps),
+        sum(s.upper for s in steps),
+        tuple(_merged([op for s in steps for op in s.ops])),
+    )
+
+
+class PartialModel:
+    """A step model that differs from another in rows of some kinds only, and evaluates just these.
+
+    kinds: None for all of them. The other's rows are remembered for the batches that corners share with it.
+    """
+
+    def __init__(self, base: StepModel, moved: StepModel, kinds: Sequence[float] | None) -> None:
+        self._base, self._moved = base, moved
+        self._rows = None if kinds is None else [np.isin(table[:, 0], kinds) for table in moved.tables]
+
+    def seconds(self, batch: Batch | Sequence[Batch]) -> tuple[float, float]:
+        """Return (latency, interval) of a step."""
+        if self._rows is None:
+            return self._moved.seconds(batch)
+        times = []
+        for stage, rows in enumerate(self._rows):
+            key = (stage, batch if isinstance(batch, Batch) else tuple(batch))
+            if key not in self._base.remembered:
+                self._base.remembered[key] = self._base.row_seconds(stage, batch)
+            rest = self._base.remembered[key][~rows]
+            times.append(float(rest.sum()) + self._moved.subset_seconds(stage, batch, rows))
+        return sum(times), max(times)
 
 
 def _op_cost(op, repeats: int, row: list[float]) -> OpCost:

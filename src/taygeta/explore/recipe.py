@@ -10,14 +10,12 @@ from taygeta.base import units
 from taygeta.base.errors import InputError
 from taygeta.frontend.catalog import model
 from taygeta.spec.catalog import sheet
-from taygeta.spec.chip import Chip, build_chip
-from taygeta.spec.deployment import Deployment, Parallelism, deployment, divides_heads
+from taygeta.spec.chip import Chip, assumption_group, build_chip
+from taygeta.spec.deployment import Corner, Deployment, Parallelism, deployment, divides_heads
 from taygeta.spec.engine import engine
 from taygeta.spec.fields import FIELDS
 from taygeta.spec.model import Model
 from taygeta.spec.sheet import Sheet
-
-CORNERS = (("fast", "low"), ("slow", "high"))
 
 
 @dataclass(frozen=True)
@@ -78,15 +76,17 @@ class Recipe:
             parts[2],
         )
 
-    def parts(self) -> tuple[Model, Chip, tuple[tuple[str, Model, Chip], ...]]:
-        """Return the model, the chip, and both at the corners of what is assumed about them. Raises InputError."""
+    def parts(self) -> tuple[Model, Chip, tuple[Corner, ...]]:
+        """Return the model, the chip, and what is assumed about them, group by group. Raises InputError."""
         for_chip, for_model = split_settings(self.settings)
         found = sheet(self.chip_name, for_chip)
-        nominal = model(self.model, settings=for_model)
-        corners: tuple[tuple[str, Model, Chip], ...] = ()
-        if found.assumptions() or nominal.assumed:
-            corners = tuple((c, model(self.model, m, for_model), build_chip(found, c)) for c, m in CORNERS)
-        return nominal, build_chip(found), corners
+        nominal, chip = model(self.model, settings=for_model), build_chip(found)
+        groups = sorted({assumption_group(path) for path, _ in found.assumptions()})
+        corners = [Corner(g, side, nominal, build_chip(found, side, g)) for g in groups for side in ("fast", "slow")]
+        if nominal.assumed:
+            ends = (("fast", "low"), ("slow", "high"))
+            corners += [Corner("model", side, model(self.model, end, for_model), chip) for side, end in ends]
+        return nominal, chip, tuple(corners)
 
     def _default_tp(self, found: Model, count: int | None, used: int) -> int:
         """The most of the chips that other parallelism leaves which heads and chips divide into evenly."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping
 from itertools import cycle, islice
@@ -25,6 +26,9 @@ def overridden(config: Mapping[str, Any], settings: Mapping[str, str], where: st
             table = table.get(key) if isinstance(table, dict) else None
         if not isinstance(table, dict) or not keys[-1]:
             raise InputError(f"{where}: --set {path}: there is no such table in the model's configuration.")
+        close = difflib.get_close_matches(keys[-1], [str(k) for k in table], n=1, cutoff=0.8)
+        if keys[-1] not in table and close:
+            raise InputError(f"{where}: --set {path}: the model has no such field. Did you mean {close[0]}?")
         table[keys[-1]] = _value(text)
         if keys[-1] == "num_hidden_layers" and isinstance(table.get("layer_types"), list) and "layer_types" not in settings:
             layers = table[keys[-1]]

@@ -65,17 +65,17 @@ def check_fits(d: Deployment, requests: int, context: int) -> MemoryUse:
     """
     use = memory(d)
     if not use.fits:
-        need, have, size = ((x / 1e9) for x in (use.weights + use.activations, use.capacity, d.chip.hbm.capacity))
+        need, have, size = (_gigabytes(x) for x in (use.weights + use.activations, use.capacity, d.chip.hbm.capacity))
         raise DoesNotFitError(
-            f"{d.model.name} in {weight_formats(d)} needs {need:,.3g} GB of weights and activations on each chip under"
-            f" {d.parallelism}; {d.chip.id} has {have:,.3g} GB of {size:,.3g} GB for them.{_what_fits(d)}"
+            f"{d.model.name} in {weight_formats(d)} needs {need} of weights and activations on each chip under"
+            f" {d.parallelism}; {d.chip.id} has {have} of {size} for them.{_what_fits(d)}"
         )
     room = largest_batch(d, context, use)
     if requests > room:
-        need = _ceil(requests, d.parallelism.dp) * sequence_bytes(d, context) / 1e9
+        need = _gigabytes(_ceil(requests, d.parallelism.dp) * sequence_bytes(d, context))
         raise DoesNotFitError(
-            f"{requests:,} requests of {context:,} tokens need {need:,.3g} GB of KV cache on each chip;"
-            f" {use.cache / 1e9:,.3g} GB are left beside the weights of {d.model.name}. {room:,} requests fit."
+            f"{requests:,} requests of {context:,} tokens need {need} of KV cache on each chip;"
+            f" {_gigabytes(use.cache)} are left beside the weights of {d.model.name}. {room:,} requests fit."
         )
     return use
 
@@ -144,6 +144,11 @@ def _what_fits(d: Deployment) -> str:
 
 def _with_tp(p: Parallelism, tp: int) -> Parallelism:
     return Parallelism(tp=tp, pp=p.pp, ep=min(p.ep, tp * p.dp), dp=p.dp, cp=1, sequence=p.sequence)
+
+
+def _gigabytes(size: float) -> str:
+    """Three digits, and thousands in full: '62.3 GB', '2,680 GB'."""
+    return f"{float(f'{size / 1e9:.3g}'):,.15g} GB"
 
 
 def _ceil(a: int, b: int) -> int:

@@ -127,7 +127,7 @@ def front(services: Sequence[tuple[str, Service]], best: Service | None, key: st
                 _speeds(axes, s, "*", series_colour(1), f"best: {name}")
             else:
                 _speeds(axes, s, "o", series_colour(0), "")
-        _legend(axes)
+        _speed_axes(axes)
     return drawing.picture("Front of deployments", f"Front of deployments, tokens/s: {_said(services)}.", key)
 
 
@@ -137,7 +137,7 @@ def speeds(services: Sequence[tuple[str, Service]], key: str) -> Picture:
     with drawing as (_, axes):
         for n, (name, s) in enumerate(services):
             _speeds(axes, s, _MARKERS[n // 8 % len(_MARKERS)], series_colour(n), name)
-        _legend(axes)
+        _speed_axes(axes)
     title = "A user's speed against a chip's"
     return drawing.picture(title, f"{title}, tokens/s: {_said(services)}.", key)
 
@@ -252,10 +252,15 @@ def _speeds(axes: Axes, s: Service, marker: str, colour: str, label: str) -> Non
         elinewidth=1,
         label=label or "_",
     )
+
+
+def _speed_axes(axes: Axes) -> None:
+    """Both axes from zero, once every point is drawn: limits set earlier would cut the later ones."""
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("tokens/s of one user")
     axes.set_ylabel("tokens/s of one chip")
+    _legend(axes)
 
 
 def _said(services: Sequence[tuple[str, Service]]) -> str:

@@ -107,13 +107,16 @@ def _width(f: Format) -> tuple[int, bool]:
     return (f.bits, f.name == "bf16")
 
 
-def build_chip(sheet: Sheet, corner: str = "nominal") -> Chip:
+def build_chip(sheet: Sheet, corner: str = "nominal", group: str = "") -> Chip:
     """Return the chip of a checked sheet at a corner of its assumptions: "nominal", "fast" or "slow".
 
-    Raises InputError for a sheet that lacks a number, or whose numbers cannot be true.
+    group: only the assumptions of this group move (see assumption_group), "" all of them. Raises InputError for a sheet that lacks a number, or whose numbers cannot be true.
     """
     check_sheet(sheet)
-    value = {path: _at(sheet, path, corner) for path in sheet.entries}
+    value = {
+        path: _at(sheet, path, corner if not group or assumption_group(path) == group else "nominal")
+        for path in sheet.entries
+    }
     price = sheet.entries.get("price.per_hour")
     return Chip(
         id=sheet.id,
@@ -140,6 +143,17 @@ def build_chip(sheet: Sheet, corner: str = "nominal") -> Chip:
             {p.removeprefix("calibration."): v for p, v in value.items() if p.startswith("calibration.")}
         ),
     )
+
+
+def assumption_group(path: str) -> str:
+    """Return which assumptions move together: those of the hardware, of each kernel's calibration, of launches.
+
+    Groups are independent of each other: nothing ties an unpublished clock to the efficiency of a collective.
+    """
+    parts = path.split(".")
+    if parts[0] != "calibration":
+        return "hardware"
+    return parts[1] if len(parts) > 2 else "launch"
 
 
 def check_sheet(sheet: Sheet) -> None:

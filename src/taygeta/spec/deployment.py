@@ -72,6 +72,19 @@ class Formats:
 
 
 @dataclass(frozen=True)
+class Corner:
+    """One group of assumptions at one end: the model and the chip with just these numbers moved.
+
+    group: "model", or a group of spec.chip.assumption_group. side: "fast" or "slow".
+    """
+
+    group: str
+    side: str
+    model: Model
+    chip: Chip
+
+
+@dataclass(frozen=True)
 class Deployment:
     """A model on chips: how it is spread, in which formats, served by which engine.
 
@@ -85,17 +98,16 @@ class Deployment:
     parallelism: Parallelism
     formats: Formats
     engine: Engine
-    corners: tuple[tuple[str, Model, Chip], ...] = ()
+    corners: tuple[Corner, ...] = ()
 
     @property
     def replicas(self) -> int:
         """Whole replicas that the chips hold."""
         return self.chips // self.parallelism.chips
 
-    def at(self, corner: str) -> Deployment:
-        """Return the deployment at a corner of its assumptions: "fast" or "slow". Raises KeyError for another name."""
-        model, chip = {name: (model, chip) for name, model, chip in self.corners}[corner]
-        return replace(self, model=model, chip=chip, corners=())
+    def at(self, corner: Corner) -> Deployment:
+        """Return the deployment at a corner of its assumptions."""
+        return replace(self, model=corner.model, chip=corner.chip, corners=())
 
     def spread(self, parallelism: Parallelism) -> Deployment:
         """Return the same deployment under another parallelism. Raises InputError if model or chips forbid it."""
@@ -194,7 +206,7 @@ def deployment(
     weights: str | None = None,
     activations: str | None = None,
     kv: str | None = None,
-    corners: tuple[tuple[str, Model, Chip], ...] = (),
+    corners: tuple[Corner, ...] = (),
 ) -> Deployment:
     """Return a checked deployment; by default tensor parallelism over all chips. Raises InputError."""
     if not 1 <= chips <= MAX_CHIPS:

@@ -146,7 +146,7 @@ def dump(document: Mapping[str, Any]) -> str:
 
 def _dump(table: Mapping[str, Any], path: tuple[str, ...], lines: list[str]) -> None:
     leaves = {key: value for key, value in table.items() if not _is_table(value)}
-    if path and leaves:
+    if path and (leaves or not table):
         lines += ["", f"[{'.'.join(_key(part) for part in path)}]"]
     lines += [f"{_key(key)} = {_value(value)}" for key, value in leaves.items()]
     for key, value in table.items():
@@ -159,7 +159,12 @@ def _is_table(value: Any) -> bool:
 
 
 def _key(key: str) -> str:
-    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else json.dumps(key)
+    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else _string(key)
+
+
+def _string(text: str) -> str:
+    """A basic string: as in JSON, which only leaves DEL as it is."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _value(value: Any) -> str:
@@ -169,4 +174,4 @@ def _value(value: Any) -> str:
         return "[" + ", ".join(_value(item) for item in value) + "]"
     if isinstance(value, (bool, int, float)):
         return str(value).lower()
-    return json.dumps(str(value), ensure_ascii=False)
+    return _string(str(value))

@@ -14,7 +14,7 @@ import numpy as np
 
 from taygeta.base.errors import InputError, TaygetaError, require
 from taygeta.cost.predict import bound_of
-from taygeta.cost.service import Load, decode_batch, prefill_batches, prefill_seconds, tpot_seconds
+from taygeta.cost.service import Load, decode_batch, prefill_batches, tpot_seconds
 from taygeta.cost.steps import StepModel
 from taygeta.graph.memory import MemoryUse, largest_batch, memory
 from taygeta.spec.deployment import Deployment
@@ -134,6 +134,6 @@ def row_of(values: dict[str, Any]) -> Row:
     if in_flight < 1:
         raise InputError("neither concurrency nor batch_size is given.")
     share = 1.0 if values["source"] in FIXED_LENGTHS else DRAWN_SHARE
-    isl, osl = (max(1, round(values[name] * share)) for name in ("isl", "osl"))
+    isl, osl = (round(values[name] * share) for name in ("isl", "osl"))
     formats = formats_of(values)
     return Row(values["model_path"], values["system"], values["backend"], spread, formats, Load(isl, osl, round(in_flight)))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from taygeta.base.errors import InputError
+from taygeta.base.formats import format_of
 from taygeta.cost.step import Silicon
 from taygeta.cost.surface import expert_layers
 from taygeta.spec.chip import Chip
@@ -66,7 +67,9 @@ def arguments(sizes: np.ndarray, gates: np.ndarray, exponent: float) -> np.ndarr
 def run(rows: np.ndarray, chip: Chip, s: Silicon, found: Stored, kernel: Experts = OWN_EXPERTS) -> np.ndarray:
     """Return times and parts of rows of loop_experts on a chip, by its own kernels or by those of a library."""
     peak = peak_of(chip, found)[1]
-    c = s.experts._replace(**kernel.constants)
+    weights, activations = format_of(found.weights), format_of(found.activations)
+    mixed = weights.bits < 16 and not (chip.computes(weights.name) and activations.bits < 16)
+    c = s.experts._replace(**{"unpack": s.experts.unpack if mixed else 0.0, **kernel.constants})
     return expert_layers(rows, peak, element_bytes(found.weights), activation_bytes(found.activations), s.hw, c)
 
 

@@ -1,0 +1,149 @@
+"""Every table's rows against the plain kernels, with arguments written out by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from silicon_rows import comm_row, decode_row, gemm_row, moe_row, prefill_row
+
+from taygeta.cost.attention import attention
+from taygeta.cost.collective import all_gather, all_reduce, all_reduce_best, send
+from taygeta.cost.experts import expert_layer, routing_even
+from taygeta.cost.matmul import MatmulConstants, matmul
+from taygeta.cost.silicon import constants, core_port
+from taygeta.cost.vector import QuantiseConstants, quantise
+from taygeta.validate import tables
+from taygeta.validate.run import answer_frame, result
+from taygeta.validate.systems import Systems
+
+TABLES = {table.name: table for table in tables.TABLES}
+
+
+def answer(name: str, path: Path):
+    return answer_frame(TABLES[name], tables.read_table(TABLES[name], path / f"{name}.parquet"), Systems())
+
+
+def predicted(name: str, path: Path) -> list[float]:
+    return answer(name, path)["predicted_s"].to_list()
+
+
+def test_gemm_is_the_matmul_of_cold_weights_and_a_warm_activation(write, h100, kernels):
+    # 6 copies of 4096 x 4096 x 2 bytes are far beyond the cache: all weights cold. 64 x 4096 x 2 bytes stay: activations warm.
+    t = matmul(64, 4096, 4096, 989.4e12, 2.0, 2.0, 2.0, 1.0, 0.0, kernels.hw, kernels.matmul)
+    assert predicted("gemm", write("gemm", [gemm_row()])) == [pytest.approx(t[0], rel=1e-9)]
+
+
+def test_gemm_of_fp8_quantises_in_the_same_call(write, h100, kernels):
+    c = constants(MatmulConstants, "matmul", h100, "fp8", core_port=core_port(h100, "matmul."))
+    q = constants(QuantiseConstants, "quantise", h100, "fp8")
+    t = matmul(64, 4096, 4096, 1978.9e12, 1.0, 1.0, 2.0, 1.0, 0.0, kernels.hw, c)[0]
+    t += quantise(64 * 4096, 2.0, 1.0, kernels.hw, q)[0]
+    assert predicted("gemm", write("gemm", [gemm_row(dtype="fp8")])) == [pytest.approx(t, rel=1e-9)]
+
+
+def test_newer_tables_turn_few_copies_that_fit_a_cache(write):
+    """A weight of 6 MiB turns in 5 copies, which 0.68 of a cache of 50 MiB holds, or in 6, which it does not."""
+    rows = [gemm_row(m=8, n=768, version=version) for version in ("1.3.0rc20", "1.2.0rc5")]
+    few, many = predicted("gemm", write("gemm", rows))
+    assert few < many
+
+
+def test_the_roofline_of_a_multiply_counts_every_byte_once(write):
+    frame = answer("gemm", write("gemm", [gemm_row()]))
+    moved = 2 * (4096 * 4096 + 64 * 4096 + 64 * 4096)
+    assert frame["roofline_s"].to_list() == [pytest.approx(moved / 3.35e12)]
+
+
+def test_decode_is_one_token_against_the_rest_of_its_cache(write, kernels):
+    t = attention(
+        64, 1, 4096, 0, 32, 8, 128, 128, 2 * 128 * 2.0, 2.0, 2.0, 989.4e12, 0.0, 1.0, 0.0, 1.0, kernels.hw, kernels.attention
+    )
+    assert predicted("attention_decode", write("attention_decode", [decode_row()])) == [pytest.approx(t[0], rel=1e-9)]
+
+
+@pytest.mark.parametrize(("version", "append"), [("0.22.0", 0.0), ("0.24.0", 2.3), ("0.10.0", 1.0)])
+def test_prefill_writes_the_cache_as_its_release_does(write, kernels, version, append):
+    t = attention(
+        2, 2048, 0, 0, 32, 8, 128, 128, 2 * 128 * 2.0, 2.0, 2.0, 989.4e12, 0.0, 1.0, append, 1.0, kernels.hw, kernels.attention
+    )
+    path = write("attention_prefill", [prefill_row(version=version)])
+    assert predicted("attention_prefill", path) == [pytest.approx(t[0], rel=1e-9)]
+
+
+def test_fp8_attention_takes_the_fp8_peak_and_narrows(write, kernels):
+    t = attention(
+        2, 2048, 0, 0, 32, 8, 128, 128, 2 * 128 * 1.0, 1.0, 2.0, 1978.9e12, 1.0, 1.0, 0.0, 1.0, kernels.hw, kernels.attention
+    )
+    path = write("attention_prefill", [prefill_row(compute_dtype="fp8", kv_dtype="fp8")])
+    assert predicted("attention_prefill", path) == [pytest.approx(t[0], rel=1e-9)]
+
+
+def test_the_roofline_of_attention_is_counted_by_hand(write):
+    # 2 sequences x 2048 x 2049 / 2 pairs x 32 heads x 128 x 4 FLOP
+    frame = answer("attention_prefill", write("attention_prefill", [prefill_row()]))
+    assert frame["roofline_s"].to_list() == [pytest.approx(2 * 2048 * 2049 / 2 * 32 * 128 * 4 / 989.4e12)]
+
+
+def test_an_expert_layer_is_split_by_tp_and_gated_unless_its_kernel_says_no(write, kernels):
+    even = routing_even(128, 8, 128, 1)._replace(tokens=128)
+    times = [
+        expert_layer(even, 4096, 768, 128, gates, 2.0, 2.0, 989.4e12, kernels.hw, kernels.experts._replace(unpack=0.0))[0]
+        for gates in (2.0, 1.0)
+    ]
+    rows = [moe_row(tp=2), moe_row(tp=2, kernel="moe_torch_flow_nongated")]
+    assert predicted("moe", write("moe", rows)) == [pytest.approx(t, rel=1e-9) for t in times]
+
+
+def test_collectives_follow_the_table_in_what_bytes_means(write, kernels):
+    size = float(1 << 20)
+    times = [
+        all_reduce(size, 8, kernels.link, kernels.collective)[0],
+        all_gather(size / 8, 8, kernels.link, kernels.collective)[0],  # the table names the gathered output
+        send(size, kernels.link, kernels.collective)[0],
+        all_reduce_best(size, 8, kernels.link, kernels.collective)[0],
+    ]
+    rows = [comm_row(), comm_row(op="all_gather"), comm_row(op="p2p"), comm_row(library="vllm_custom")]
+    assert predicted("comm", write("comm", rows)) == [pytest.approx(t, rel=1e-9) for t in times]
+
+
+def test_pairs_of_cards_use_their_bridge_and_then_the_bus(write):
+    rows = [comm_row(gpu="h100_pairwise_nvlink", num_gpus=n, bytes=1 << 29) for n in (2, 4)]
+    two, four = predicted("comm", write("comm", rows))
+    assert (1 << 29) / 300e9 < two < 2 * (1 << 29) / 300e9
+    assert four > 1.5 * (1 << 29) / 64e9
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "words"),
+    [
+        ("gemm", gemm_row(gpu="abacus"), "Chip 'abacus' is neither in the catalogue nor a file."),
+        ("gemm", gemm_row(gpu="a100", dtype="fp12"), "dtype 'fp12' is not a known format."),
+        ("gemm", gemm_row(m=0), "nothing to multiply: m, n or k is 0."),
+        ("moe", moe_row(distribution="zipf"), "distribution is not known"),
+        ("moe", moe_row(topk=0), "nothing to compute: a size is 0."),
+        ("moe", moe_row(ep=256), "more ranks or choices than experts."),
+        ("attention_decode", decode_row(batch_size=0), "nothing to attend to: a size is 0."),
+        ("comm", comm_row(op="shout"), "op 'shout' is not known"),
+        ("comm", comm_row(num_gpus=1), "nothing to send"),
+        ("comm", comm_row(num_gpus=64), "64 chips are more than the 8 that the links of h100 join."),
+    ],
+)
+def test_a_row_that_cannot_be_answered_says_why_and_counts(write, name, row, words):
+    good = {"gemm": gemm_row, "moe": moe_row, "attention_decode": decode_row, "comm": comm_row}[name]()
+    path = write(name, [row, good])
+    found = result(TABLES[name], tables.read_table(TABLES[name], path / f"{name}.parquet"), Systems())
+    assert found.frame["predicted_s"].is_null().to_list() == [True, False]
+    assert words in found.frame["refused"][0]
+    assert found.frame["refused"][1] is None
+    total = next(s for s in found.scores if (s.chip, s.scope, s.group) == ("all chips", "all", "all rows"))
+    assert (total.rows, total.answered) == (2, 1)
+
+
+def test_every_answer_lies_in_its_range(write):
+    rows = [gemm_row(m=m, dtype=dtype) for m in (1, 64, 4096) for dtype in ("bfloat16", "fp8", "fp8_block", "fp8_static")]
+    frame = answer("gemm", write("gemm", rows))
+    low, middle, high = (frame[name].to_numpy() for name in ("low_s", "predicted_s", "high_s"))
+    assert np.all(low <= middle)
+    assert np.all(middle <= high)

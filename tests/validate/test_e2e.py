@@ -1,0 +1,133 @@
+"""End-to-end rows: what their labels mean, and their TPOT against the same deployment built by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from silicon_rows import e2e_row
+
+from taygeta.base.errors import InputError
+from taygeta.cost.predict import Predictor
+from taygeta.cost.service import Load, tpot_seconds
+from taygeta.explore.recipe import Recipe
+from taygeta.frontend.catalog import model
+from taygeta.spec.catalog import chip
+from taygeta.validate import tables
+from taygeta.validate.e2e import NO_TTFT, NOT_AGGREGATED, answer, row_of
+from taygeta.validate.serving import Spread, deployed_formats, formats_of, spread_of
+from taygeta.validate.systems import Systems
+
+
+def frame(write, *rows: dict):
+    path = write("e2e", list(rows)) / "e2e.parquet"
+    return answer(tables.read_table(tables.E2E, path), Systems())
+
+
+def sizes(tp=None, dp=None, moe_tp=None, ep=None, pp=None) -> dict:
+    names = ("tp_size", "attention_dp_size", "moe_tp_size", "moe_ep_size", "pp_size")
+    return dict(zip(names, (tp, dp, moe_tp, ep, pp), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("values", "spread"),
+    [
+        (sizes(4.0, 1.0, 4.0, 1.0, 1.0), Spread(4, 1, 1, 1)),
+        (sizes(4.0, 1.0, 1.0, 4.0, 1.0), Spread(4, 1, 4, 1)),
+        (sizes(2.0, None, 0.0, 0.0, None), Spread(2, 1, 1, 1)),
+        (sizes(1.0, 8.0, 1.0, 8.0, 1.0), Spread(1, 8, 8, 1)),
+        (sizes(16.0, 1.0, 4.0, 4.0, 1.0), Spread(4, 1, 4, 1)),  # tp x ep on 4 chips
+        (sizes(64.0, 1.0, 8.0, 8.0, 1.0), Spread(8, 1, 8, 1)),
+        (sizes(1.0, 64.0, 8.0, 8.0, 1.0), Spread(1, 8, 8, 1)),  # the same with attention data parallelism
+        (sizes(4.0, 4.0, 1.0, 16.0, 1.0), Spread(1, 4, 4, 1)),
+        (sizes(1.0, None, 4.0, 1.0, 1.0), Spread(1, 4, 1, 1)),  # experts over 4 ranks, attention on each
+        (sizes(2.0, 1.0, 2.0, 2.0, 2.0), Spread(2, 2, 2, 2)),
+    ],
+)
+def test_labels_become_ranks(values, spread):
+    assert spread_of(values) == spread
+
+
+@pytest.mark.parametrize("values", [sizes(2.5), sizes(1e9)])
+def test_sizes_that_are_no_counts_are_refused(values):
+    with pytest.raises(InputError, match="whole numbers"):
+        spread_of(values)
+
+
+def test_an_unknown_mode_is_refused():
+    with pytest.raises(InputError, match="gemm_quant_mode 'fp3' is not known"):
+        formats_of({"precision": "", "gemm_quant_mode": "fp3", "moe_quant_mode": ""})
+
+
+def test_a_label_of_the_width_of_the_checkpoint_means_the_checkpoint():
+    blocks, plain, hopper = model("deepseek-ai/DeepSeek-R1"), model("meta-llama/Llama-3.1-70B"), chip("h200")
+    labels = formats_of({"precision": "fp8", "gemm_quant_mode": "fp8", "moe_quant_mode": "fp8"})
+    assert deployed_formats(blocks, hopper, "sglang", labels).experts == "fp8_block"
+    assert deployed_formats(plain, hopper, "vllm", labels).ffn == "fp8_static"
+
+
+def test_nvfp4_leaves_latent_attention_alone_and_caches_are_fp8_where_4_bits_are():
+    labels = formats_of({"precision": "fp4", "gemm_quant_mode": "nvfp4", "moe_quant_mode": "nvfp4"})
+    latent = deployed_formats(model("deepseek-ai/DeepSeek-R1"), chip("b200"), "sglang", labels)
+    assert (latent.attention, latent.ffn, latent.experts, latent.kv) == ("bf16", "nvfp4", "nvfp4", "fp8")
+    plain = deployed_formats(model("meta-llama/Llama-3.1-70B"), chip("b200"), "vllm", labels)
+    assert (plain.attention, plain.ffn) == ("nvfp4", "nvfp4")
+
+
+def test_lengths_are_drawn_unless_the_source_fixes_them():
+    named = {**e2e_row(), "source": "inferencex_db"}
+    assert row_of(named).load == Load(900, 900, 16)
+    assert row_of({**named, "source": "gap_analysis"}).load == Load(1000, 1000, 16)
+
+
+def test_requests_in_flight_come_from_the_batch_where_nothing_else_says():
+    assert row_of(e2e_row(concurrency=None, batch_size=3.0)).load.concurrency == 3
+    with pytest.raises(InputError, match="neither concurrency nor batch_size"):
+        row_of(e2e_row(concurrency=None, batch_size=None))
+
+
+def test_tpot_is_that_of_the_deployment_built_by_hand(write):
+    d = Recipe("meta-llama/Llama-3.1-70B", "h100:4", tp=4, weights="fp8_static", engine="vllm").build()
+    d = replace(d, formats=replace(d.formats, kv="bf16"), corners=())
+    expected = tpot_seconds(Predictor(d).nominal, d, Load(1000, 1000, 16), 16)
+    found = frame(write, e2e_row(precision=""), e2e_row())
+    assert found["predicted_tpot_s"].to_list()[0] == pytest.approx(expected, rel=1e-9)
+
+
+def test_ranges_hold_the_prediction_and_the_floor_is_below_it(write):
+    found = frame(write, e2e_row()).row(0, named=True)
+    assert found["predicted_tpot_low_s"] <= found["predicted_tpot_s"] <= found["predicted_tpot_high_s"]
+    assert 0.0 < found["roofline_s"] < found["predicted_tpot_s"]
+
+
+def test_the_first_token_is_left_without_an_answer_and_says_so(write):
+    found = frame(write, e2e_row())
+    assert found["predicted_ttft_s"].to_list() == [None]
+    assert found["refused_ttft"].to_list() == [NO_TTFT]
+    assert found["refused"].to_list() == [None]
+
+
+def test_more_requests_than_fit_are_answered_with_those_that_fit(write):
+    """17 GB of bf16 weights leave room for some 40 requests of 8,192 tokens on 80 GiB: 4,000 wait their turn."""
+    many = e2e_row(model_path="meta-llama/Llama-3.1-8B", precision="", gemm_quant_mode="", moe_quant_mode="", tp_size=1.0)
+    many |= {"moe_tp_size": 1.0, "isl": 8000, "osl": 192}
+    times = frame(write, {**many, "concurrency": 4000.0}, {**many, "concurrency": 5000.0})["predicted_tpot_s"].to_list()
+    assert times[0] == times[1]
+    assert frame(write, {**many, "concurrency": 4.0})["predicted_tpot_s"][0] < times[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"mode": "disagg"}, NOT_AGGREGATED),
+        ({"model_path": "nobody/nothing"}, "Model 'nobody/nothing' is neither in the catalogue nor a file."),
+        ({"system": "abacus"}, "Chip 'abacus'"),
+        ({"backend": "slowserve"}, "Engine 'slowserve'"),
+        ({"tp_size": 7.0, "moe_tp_size": 7.0}, "tp=7 does not divide"),
+        ({"isl": 0}, "isl must be"),
+    ],
+)
+def test_rows_that_cannot_be_answered_say_why(write, change, words):
+    found = frame(write, e2e_row(**change), e2e_row())
+    assert words in found["refused"][0]
+    assert found["predicted_tpot_s"].is_null().to_list() == [True, False]
