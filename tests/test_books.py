@@ -15,7 +15,8 @@ def test_critical_batch_of_tpu_v5e_is_240_tokens():
 
 
 def test_parameters_of_llama_3_70b():
-    """Part 6: 80 layers of 8192 wide, d_ff 28672, 64 heads and 8 KV heads of 128, vocabulary 128256: 70.4e9 in the book's rounding."""
+    """Part 6: 80 layers of 8192 wide, d_ff 28672, 64 heads and 8 KV heads of 128, vocabulary 128256: 70.4e9 in the
+    book's rounding."""
     assert tg.model("llama-3-70b").parameters() == pytest.approx(70.4e9, rel=0.005)
 
 
@@ -50,7 +51,7 @@ def test_weights_of_a_70b_model_fit_eight_v5e_in_int8_only():
 
 
 def test_prefill_is_bound_by_compute():
-    """Part 7: at 8,192 tokens a bf16 prefill of a 13B model does 2 x 13e9 x 8192 FLOP: 2.7 s at half of eight v5e's peak."""
+    """Part 7: at 8,192 tokens a bf16 prefill of a 13B model does 2 x 13e9 x 8192 FLOP."""
     d = tg.deploy("llama-2-13b", on="tpu-v5e:8")
     p = tg.predict(d, tg.Batch.prefill(1, 8192))
     floor = 2 * 13e9 * 8192 / (8 * 1.97e14)

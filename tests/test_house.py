@@ -16,7 +16,8 @@ import pytest
 import taygeta
 
 ROOT = Path(taygeta.__file__).parent
-# Lowest first; a folder imports from itself and from folders before it. spec and numerics are siblings, as are the leaves at the end.
+# Lowest first; a folder imports from itself and from folders before it. spec and numerics are siblings, as are the
+# leaves at the end.
 ORDER = ("base", "spec", "frontend", "graph", "economics", "cost", "explore", "api", "report", "validate", "app")
 FILES = sorted(ROOT.rglob("*.py"))
 
@@ -157,7 +158,7 @@ def test_calibration_fields_match_the_kernels():
 
 @pytest.mark.parametrize(
     "path",
-    sorted(p for p in (ROOT.parents[1]).glob("docs/*.md")) + [ROOT.parents[1] / "README.md"],
+    [*sorted(p for p in ROOT.parents[1].glob("docs/*.md")), ROOT.parents[1] / "README.md"],
     ids=lambda p: p.name,
 )
 def test_documents_speak_of_the_product_only(path):

@@ -95,11 +95,11 @@ def test_shards_add_up(deploy, dense, tp, pp, tokens):
 @pytest.mark.parametrize(
     ("spread", "chips", "message"),
     [
-        (dict(tp=3), 3, "tp=3 does not divide the 8 heads of dense: use tp=2."),
-        (dict(tp=2), 3, "tp=2 needs 2 chips for each replica, and 3 chips are no multiple of that: use 4 chips."),
-        (dict(tp=1, ep=2), 2, "ep=2 needs a mixture of experts, and dense has none: use ep=1."),
-        (dict(tp=1, pp=8), 8, "pp=8 is more than the 4 layers of dense."),
-        (dict(tp=0), 1, "tp must be 1 or more, not 0."),
+        ({"tp": 3}, 3, "tp=3 does not divide the 8 heads of dense: use tp=2."),
+        ({"tp": 2}, 3, "tp=2 needs 2 chips for each replica, and 3 chips are no multiple of that: use 4 chips."),
+        ({"tp": 1, "ep": 2}, 2, "ep=2 needs a mixture of experts, and dense has none: use ep=1."),
+        ({"tp": 1, "pp": 8}, 8, "pp=8 is more than the 4 layers of dense."),
+        ({"tp": 0}, 1, "tp must be 1 or more, not 0."),
     ],
 )
 def test_refusals_say_what_would_work(deploy, dense, spread, chips, message):

@@ -30,7 +30,8 @@ def predicted(name: str, path: Path) -> list[float]:
 
 
 def test_gemm_is_the_matmul_of_cold_weights_and_a_warm_activation(write, h100, kernels):
-    # 6 copies of 4096 x 4096 x 2 bytes are far beyond the cache: all weights cold. 64 x 4096 x 2 bytes stay: activations warm.
+    # 6 copies of 4096 x 4096 x 2 bytes are far beyond the cache: all weights cold. 64 x 4096 x 2 bytes stay:
+    # activations warm.
     t = matmul(64, 4096, 4096, 989.4e12, 2.0, 2.0, 2.0, 1.0, 0.0, kernels.hw, kernels.matmul)
     assert predicted("gemm", write("gemm", [gemm_row()])) == [pytest.approx(t[0], rel=1e-9)]
 
@@ -58,15 +59,51 @@ def test_the_roofline_of_a_multiply_counts_every_byte_once(write):
 
 def test_decode_is_one_token_against_the_rest_of_its_cache(write, kernels):
     t = attention(
-        64, 1, 4096, 0, 32, 8, 128, 128, 2 * 128 * 2.0, 2.0, 2.0, 989.4e12, 0.0, 1.0, 0.0, 1.0, kernels.hw, kernels.attention
+        64,
+        1,
+        4096,
+        0,
+        32,
+        8,
+        128,
+        128,
+        2 * 128 * 2.0,
+        2.0,
+        2.0,
+        989.4e12,
+        0.0,
+        1.0,
+        0.0,
+        1.0,
+        kernels.hw,
+        kernels.attention,
     )
-    assert predicted("attention_decode", write("attention_decode", [decode_row()])) == [pytest.approx(t[0], rel=1e-9)]
+    assert predicted("attention_decode", write("attention_decode", [decode_row()])) == [
+        pytest.approx(t[0], rel=1e-9)
+    ]
 
 
 @pytest.mark.parametrize(("version", "append"), [("0.22.0", 0.0), ("0.24.0", 2.3), ("0.10.0", 1.0)])
 def test_prefill_writes_the_cache_as_its_release_does(write, kernels, version, append):
     t = attention(
-        2, 2048, 0, 0, 32, 8, 128, 128, 2 * 128 * 2.0, 2.0, 2.0, 989.4e12, 0.0, 1.0, append, 1.0, kernels.hw, kernels.attention
+        2,
+        2048,
+        0,
+        0,
+        32,
+        8,
+        128,
+        128,
+        2 * 128 * 2.0,
+        2.0,
+        2.0,
+        989.4e12,
+        0.0,
+        1.0,
+        append,
+        1.0,
+        kernels.hw,
+        kernels.attention,
     )
     path = write("attention_prefill", [prefill_row(version=version)])
     assert predicted("attention_prefill", path) == [pytest.approx(t[0], rel=1e-9)]
@@ -74,7 +111,24 @@ def test_prefill_writes_the_cache_as_its_release_does(write, kernels, version, a
 
 def test_fp8_attention_takes_the_fp8_peak_and_narrows(write, kernels):
     t = attention(
-        2, 2048, 0, 0, 32, 8, 128, 128, 2 * 128 * 1.0, 1.0, 2.0, 1978.9e12, 1.0, 1.0, 0.0, 1.0, kernels.hw, kernels.attention
+        2,
+        2048,
+        0,
+        0,
+        32,
+        8,
+        128,
+        128,
+        2 * 128 * 1.0,
+        1.0,
+        2.0,
+        1978.9e12,
+        1.0,
+        1.0,
+        0.0,
+        1.0,
+        kernels.hw,
+        kernels.attention,
     )
     path = write("attention_prefill", [prefill_row(compute_dtype="fp8", kv_dtype="fp8")])
     assert predicted("attention_prefill", path) == [pytest.approx(t[0], rel=1e-9)]
@@ -89,7 +143,9 @@ def test_the_roofline_of_attention_is_counted_by_hand(write):
 def test_an_expert_layer_is_split_by_tp_and_gated_unless_its_kernel_says_no(write, kernels):
     even = routing_even(128, 8, 128, 1)._replace(tokens=128)
     times = [
-        expert_layer(even, 4096, 768, 128, gates, 2.0, 2.0, 989.4e12, kernels.hw, kernels.experts._replace(unpack=0.0))[0]
+        expert_layer(
+            even, 4096, 768, 128, gates, 2.0, 2.0, 989.4e12, kernels.hw, kernels.experts._replace(unpack=0.0)
+        )[0]
         for gates in (2.0, 1.0)
     ]
     rows = [moe_row(tp=2), moe_row(tp=2, kernel="moe_torch_flow_nongated")]
@@ -142,7 +198,11 @@ def test_a_row_that_cannot_be_answered_says_why_and_counts(write, name, row, wor
 
 
 def test_every_answer_lies_in_its_range(write):
-    rows = [gemm_row(m=m, dtype=dtype) for m in (1, 64, 4096) for dtype in ("bfloat16", "fp8", "fp8_block", "fp8_static")]
+    rows = [
+        gemm_row(m=m, dtype=dtype)
+        for m in (1, 64, 4096)
+        for dtype in ("bfloat16", "fp8", "fp8_block", "fp8_static")
+    ]
     frame = answer("gemm", write("gemm", rows))
     low, middle, high = (frame[name].to_numpy() for name in ("low_s", "predicted_s", "high_s"))
     assert np.all(low <= middle)

@@ -109,9 +109,13 @@ def test_the_first_token_is_left_without_an_answer_and_says_so(write):
 
 def test_more_requests_than_fit_are_answered_with_those_that_fit(write):
     """17 GB of bf16 weights leave room for some 40 requests of 8,192 tokens on 80 GiB: 4,000 wait their turn."""
-    many = e2e_row(model_path="meta-llama/Llama-3.1-8B", precision="", gemm_quant_mode="", moe_quant_mode="", tp_size=1.0)
+    many = e2e_row(
+        model_path="meta-llama/Llama-3.1-8B", precision="", gemm_quant_mode="", moe_quant_mode="", tp_size=1.0
+    )
     many |= {"moe_tp_size": 1.0, "isl": 8000, "osl": 192}
-    times = frame(write, {**many, "concurrency": 4000.0}, {**many, "concurrency": 5000.0})["predicted_tpot_s"].to_list()
+    times = frame(write, {**many, "concurrency": 4000.0}, {**many, "concurrency": 5000.0})[
+        "predicted_tpot_s"
+    ].to_list()
     assert times[0] == times[1]
     assert frame(write, {**many, "concurrency": 4.0})["predicted_tpot_s"][0] < times[0]
 

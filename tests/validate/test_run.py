@@ -33,15 +33,23 @@ def perfect(tmp_path_factory) -> Path:
     for name, rows in ROWS.items():
         pl.DataFrame(rows, infer_schema_length=None).write_parquet(path / f"{name}.parquet")
     for found in validate(path, Systems()):
-        ours, measured = ("predicted_tpot_s", "tpot_s") if found.table == "e2e" else ("predicted_s", "latency_s")
-        rewritten = pl.read_parquet(path / f"{found.table}.parquet").with_columns(found.frame[ours].alias(measured))
+        ours, measured = (
+            ("predicted_tpot_s", "tpot_s") if found.table == "e2e" else ("predicted_s", "latency_s")
+        )
+        rewritten = pl.read_parquet(path / f"{found.table}.parquet").with_columns(
+            found.frame[ours].alias(measured)
+        )
         rewritten.write_parquet(path / f"{found.table}.parquet")
     return path
 
 
 def totals(path: Path, metric: str) -> dict:
     records = [s for found in validate(path, Systems()) for s in found.scores]
-    return {s.table: s for s in records if (s.chip, s.scope, s.group, s.metric) == ("all chips", "all", "all rows", metric)}
+    return {
+        s.table: s
+        for s in records
+        if (s.chip, s.scope, s.group, s.metric) == ("all chips", "all", "all rows", metric)
+    }
 
 
 def test_measurements_that_are_predictions_score_zero(perfect):
@@ -67,9 +75,17 @@ def test_a_subset_of_tables_is_enough(write):
 
 def test_llmcompass_rows_are_read(tmp_path):
     (tmp_path / "llmcompass").mkdir()
-    (tmp_path / "llmcompass" / "matmul_A100.csv").write_text("64, 12288, 12288, 0.1900ms, 101.7Tflops\n\n128, 12288, 12288, 0.2003ms, 1\n")
+    (tmp_path / "llmcompass" / "matmul_A100.csv").write_text(
+        "64, 12288, 12288, 0.1900ms, 101.7Tflops\n\n128, 12288, 12288, 0.2003ms, 1\n"
+    )
     found = next(iter(validate(tmp_path, Systems())))
-    assert found.frame.select("gpu", "m", "n", "k", "latency_s").rows()[0] == ("a100", 64.0, 12288.0, 12288.0, pytest.approx(1.9e-4))
+    assert found.frame.select("gpu", "m", "n", "k", "latency_s").rows()[0] == (
+        "a100",
+        64.0,
+        12288.0,
+        12288.0,
+        pytest.approx(1.9e-4),
+    )
     assert found.frame["predicted_s"].is_not_null().all()
 
 
@@ -83,15 +99,28 @@ def test_llmcompass_lines_that_make_no_sense_name_file_and_line(tmp_path, line):
 
 def test_one_s_own_chip_file_stands_for_the_catalogue(write, tmp_path):
     own = tmp_path / "own.toml"
-    own.write_text(Path(Systems().get("h100_sxm").sheet.origin).read_text().replace('"3.35 TB/s"', '"1.675 TB/s"'))
+    own.write_text(
+        Path(Systems().get("h100_sxm").sheet.origin).read_text().replace('"3.35 TB/s"', '"1.675 TB/s"')
+    )
     path = write("gemm", [gemm_row()])
-    slow, fast = (next(iter(validate(path, Systems(chips)))).frame["predicted_s"][0] for chips in ([str(own)], []))
+    slow, fast = (
+        next(iter(validate(path, Systems(chips)))).frame["predicted_s"][0] for chips in ([str(own)], [])
+    )
     assert slow > 1.5 * fast
 
 
 def test_the_command_writes_everything_it_is_asked_for(perfect, tmp_path):
     out = tmp_path / "rows"
-    options = ["--json", str(tmp_path / "s.json"), "--rows", str(out), "--html", str(tmp_path / "p.html"), "--markdown", str(tmp_path / "a.md")]
+    options = [
+        "--json",
+        str(tmp_path / "s.json"),
+        "--rows",
+        str(out),
+        "--html",
+        str(tmp_path / "p.html"),
+        "--markdown",
+        str(tmp_path / "a.md"),
+    ]
     done = CliRunner().invoke(app, ["validate", str(perfect), *options])
     assert done.exit_code == 0, done.output
     records = json.loads((tmp_path / "s.json").read_text())
@@ -123,10 +152,20 @@ def test_tables_finished_before_an_interrupt_stay_readable(perfect, tmp_path, mo
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run.moe, "answer", interrupt)
-    done = CliRunner().invoke(app, ["validate", str(perfect), "--rows", str(tmp_path), "--json", str(tmp_path / "s.json")])
+    done = CliRunner().invoke(
+        app, ["validate", str(perfect), "--rows", str(tmp_path), "--json", str(tmp_path / "s.json")]
+    )
     assert done.exit_code == 130
-    assert {path.stem for path in tmp_path.glob("*.parquet")} == {"gemm", "attention_prefill", "attention_decode"}
-    assert {record["table"] for record in json.loads((tmp_path / "s.json").read_text())} == {"gemm", "attention_prefill", "attention_decode"}
+    assert {path.stem for path in tmp_path.glob("*.parquet")} == {
+        "gemm",
+        "attention_prefill",
+        "attention_decode",
+    }
+    assert {record["table"] for record in json.loads((tmp_path / "s.json").read_text())} == {
+        "gemm",
+        "attention_prefill",
+        "attention_decode",
+    }
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path):
@@ -142,7 +181,14 @@ def test_a_file_is_replaced_as_a_whole(tmp_path):
 
 def test_the_report_says_where_constants_come_from(write):
     systems = Systems()
-    text = report(list(validate(write("gemm", [gemm_row(), gemm_row(version="0.5.6.post2", framework="sglang")]), systems)), systems)
+    text = report(
+        list(
+            validate(
+                write("gemm", [gemm_row(), gemm_row(version="0.5.6.post2", framework="sglang")]), systems
+            )
+        ),
+        systems,
+    )
     assert "## Where the constants come from" in text
     assert "| h100_sxm | matmul" in text
     assert "| gemm | slow quantisation | 0 |" in text

@@ -20,16 +20,22 @@ def frame() -> pl.DataFrame:
     return pl.DataFrame(
         {
             "gpu": ["a", "a", "a", "b", "b", "b"], "framework": ["x"] * rows, "dtype": ["bfloat16"] * rows,
-            "m": [1.0, 64.0, 65.0, 1024.0, 2048.0, 1.0], "n": [512.0] * rows, "k": [511.0] + [512.0] * (rows - 1),
+            "m": [1.0, 64.0, 65.0, 1024.0, 2048.0, 1.0], "n": [512.0] * rows,
+            "k": [511.0] + [512.0] * (rows - 1),
             "latency_s": [MEASURED] * rows, "predicted_s": PREDICTED, "roofline_s": [MEASURED / 2] * rows,
-            "low_s": [0.5e-3, 1.05e-3, 0.7e-3, 0.9e-3, 1.9e-3, None], "high_s": [2e-3, 1.2e-3, 1.4e-3, 1.8e-3, 3e-3, None],
+            "low_s": [0.5e-3, 1.05e-3, 0.7e-3, 0.9e-3, 1.9e-3, None],
+            "high_s": [2e-3, 1.2e-3, 1.4e-3, 1.8e-3, 3e-3, None],
             "bound": ["memory"] * 5 + [""], "clean": [True, True, True, True, False, True],
         }
     )  # fmt: skip
 
 
 def find(chip: str, scope: str, group: str, metric: str = "latency"):
-    found = [s for s in scores("gemm", "gpu", frame()) if (s.chip, s.scope, s.group, s.metric) == (chip, scope, group, metric)]
+    found = [
+        s
+        for s in scores("gemm", "gpu", frame())
+        if (s.chip, s.scope, s.group, s.metric) == (chip, scope, group, metric)
+    ]
     assert len(found) == 1
     return found[0]
 
@@ -39,7 +45,9 @@ def test_all_rows_counted_by_hand():
     assert (s.rows, s.answered) == (6, 5)
     assert s.mape == pytest.approx((0 + 0.1 + 0.2 + 0.3 + 1.0) / 5)
     assert s.median == pytest.approx(0.2)
-    assert s.p90 == pytest.approx(0.3 + 0.6 * (1.0 - 0.3))  # four fifths of the way is the fourth of five, 0.9 is 0.6 further
+    assert s.p90 == pytest.approx(
+        0.3 + 0.6 * (1.0 - 0.3)
+    )  # four fifths of the way is the fourth of five, 0.9 is 0.6 further
     assert s.bias == pytest.approx((0 + 0.1 - 0.2 + 0.3 + 1.0) / 5)
     assert s.coverage == pytest.approx(3 / 5)  # rows 1, 3 and 4 hold the measurement
     assert s.width == pytest.approx(2.0)  # of 4, 1.14, 2, 2, 1.58
@@ -70,7 +78,18 @@ def test_an_unanswered_chip_has_a_score_without_errors():
 
 def test_records_name_every_number():
     record = find("a", "all", "all rows").record()
-    assert set(record) >= {"table", "chip", "group", "metric", "rows", "answered", "mape", "median", "p90", "bias"}
+    assert set(record) >= {
+        "table",
+        "chip",
+        "group",
+        "metric",
+        "rows",
+        "answered",
+        "mape",
+        "median",
+        "p90",
+        "bias",
+    }
 
 
 def test_ranges_join_corners_and_residual_in_logarithms():
@@ -89,10 +108,17 @@ def test_every_filter_says_why(table: str):
 def test_filters_are_counted_one_by_one():
     rows = pl.DataFrame(
         {
-            "framework": ["vllm", "vllm", "trtllm", "sglang"], "version": ["0.22.0", "0.14.0", "1.0.0", "0.5.9"],
-            "dtype": ["fp8_block", "fp8", "fp8_static", "fp8"], "gpu": ["a"] * 4, "mislabelled_device": [True, False, False, False],
+            "framework": ["vllm", "vllm", "trtllm", "sglang"],
+            "version": ["0.22.0", "0.14.0", "1.0.0", "0.5.9"],
+            "dtype": ["fp8_block", "fp8", "fp8_static", "fp8"], "gpu": ["a"] * 4,
+            "mislabelled_device": [True, False, False, False],
         }
     )  # fmt: skip
     keep, removed = quirks.apply("gemm", rows)
     assert keep.to_list() == [False, False, False, True]
-    assert removed == {"mislabelled_device": 1, "slow_quantisation": 2, "static_as_dynamic": 1, "early_block_kernel": 0}
+    assert removed == {
+        "mislabelled_device": 1,
+        "slow_quantisation": 2,
+        "static_as_dynamic": 1,
+        "early_block_kernel": 0,
+    }

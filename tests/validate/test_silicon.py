@@ -21,7 +21,8 @@ def systems() -> Systems:
     return Systems()
 
 
-# (table, regime of clean rows, mean error that must not be passed): half as much again as measured when the constants were fitted.
+# (table, regime of clean rows, mean error that must not be passed): half as much again as measured when the
+# constants were fitted.
 LIMITS = (
     ("gemm", "bfloat16 trtllm n, k >= 512", 0.12),
     ("gemm", "fp8 trtllm n, k >= 512", 0.11),
@@ -39,7 +40,11 @@ def test_errors_stay_within_limits(measured: Path, systems: Systems, name: str, 
     if not path.is_file():
         pytest.skip(f"no {name}.parquet in shared/silicon beside the repository")
     scored = result(table, tables.read_table(table, path).sample(ROWS, seed=0), systems)
-    found = next(s for s in scored.scores if (s.chip, s.scope, s.group, s.metric) == ("all chips", "clean", group, "latency"))
+    found = next(
+        s
+        for s in scored.scores
+        if (s.chip, s.scope, s.group, s.metric) == ("all chips", "clean", group, "latency")
+    )
     assert found.answered == found.rows >= 20
     assert found.mape is not None
     assert found.mape < limit
@@ -48,10 +53,18 @@ def test_errors_stay_within_limits(measured: Path, systems: Systems, name: str, 
 def test_tpot_of_a_sample_is_answered_and_better_than_the_roofline(measured: Path, systems: Systems):
     if not (measured / "e2e.parquet").is_file():
         pytest.skip("no e2e.parquet in shared/silicon beside the repository")
-    frame = tables.read_table(tables.E2E, measured / "e2e.parquet").filter(pl.col("mode") == "agg").sample(60, seed=0)
+    frame = (
+        tables.read_table(tables.E2E, measured / "e2e.parquet")
+        .filter(pl.col("mode") == "agg")
+        .sample(60, seed=0)
+    )
     scored = result(tables.E2E, frame, systems)
     ours, floor = (
-        next(s for s in scored.scores if (s.chip, s.scope, s.group, s.metric) == ("all chips", "all", "all rows", metric))
+        next(
+            s
+            for s in scored.scores
+            if (s.chip, s.scope, s.group, s.metric) == ("all chips", "all", "all rows", metric)
+        )
         for metric in ("tpot", "tpot roofline")
     )
     assert ours.answered == 60
@@ -70,6 +83,15 @@ def test_the_peer_scores_what_its_authors_columns_say(measured: Path, systems: S
     empty = pl.lit(None, dtype=pl.Float64)
     names = ("predicted_tpot_s", "predicted_tpot_low_s", "predicted_tpot_high_s", "roofline_s")
     found = scores("e2e", "system", frame.with_columns(**dict.fromkeys(names, empty), bound=pl.lit("")))
-    peer = next(s for s in found if (s.chip, s.scope, s.group, s.metric) == ("all chips", "clean", "all rows", "tpot aiconfigurator silicon"))
+    peer = next(
+        s
+        for s in found
+        if (s.chip, s.scope, s.group, s.metric)
+        == ("all chips", "clean", "all rows", "tpot aiconfigurator silicon")
+    )
     assert (peer.rows, peer.answered) == (1813, 1731)
-    assert (round(peer.mape or 0, 3), round(peer.median or 0, 3), round(peer.p90 or 0, 3)) == (0.210, 0.145, 0.418)
+    assert (round(peer.mape or 0, 3), round(peer.median or 0, 3), round(peer.p90 or 0, 3)) == (
+        0.210,
+        0.145,
+        0.418,
+    )

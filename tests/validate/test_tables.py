@@ -15,6 +15,13 @@ from taygeta.validate import tables
 from taygeta.validate.tables import GEMM, TABLES, find_tables, read_table
 
 
+def attempt(table: tables.Table, path: Path) -> tuple[pl.DataFrame | None, str]:
+    try:
+        return read_table(table, path), ""
+    except InputError as error:
+        return None, str(error)
+
+
 def refused(path: Path) -> str:
     with pytest.raises(InputError) as found:
         read_table(GEMM, path)
@@ -34,7 +41,9 @@ def test_types_become_text_and_float(write):
 
 def test_categories_and_missing_optional_columns_are_read(tmp_path: Path):
     rows = [{key: gemm_row()[key] for key in ("gpu", "dtype", "m", "n", "k", "latency_s")}]
-    pl.DataFrame(rows).with_columns(pl.col("gpu").cast(pl.Categorical)).write_parquet(tmp_path / "gemm.parquet")
+    pl.DataFrame(rows).with_columns(pl.col("gpu").cast(pl.Categorical)).write_parquet(
+        tmp_path / "gemm.parquet"
+    )
     frame = read_table(GEMM, tmp_path / "gemm.parquet")
     assert frame.select("gpu", "framework", "mislabelled_device").rows() == [("h100_sxm", "", False)]
 
@@ -59,7 +68,9 @@ def test_bad_values_name_file_column_and_value(write, change, words):
 
 
 def test_a_cell_left_empty_is_counted(write):
-    assert "column m is empty in 1 rows" in refused(write("gemm", [gemm_row(), gemm_row(m=None)]) / "gemm.parquet")
+    assert "column m is empty in 1 rows" in refused(
+        write("gemm", [gemm_row(), gemm_row(m=None)]) / "gemm.parquet"
+    )
 
 
 def test_a_missing_column_says_what_it_must_hold(write):
@@ -112,12 +123,9 @@ def test_a_damaged_file_is_read_or_refused(tmp_path: Path, data: st.DataObject):
     for _ in range(data.draw(st.integers(1, 8))):
         whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(bytes(whole))
-    try:
-        frame = read_table(GEMM, path)
-    except InputError as error:
-        assert "\n" not in str(error)
-    else:
-        assert (frame["latency_s"] > 0.0).all()
+    frame, text = attempt(GEMM, path)
+    assert "\n" not in text
+    assert frame is None or (frame["latency_s"] > 0.0).all()
 
 
 _CELL = st.one_of(st.none(), st.booleans(), st.integers(-(2**62), 2**62), st.floats(), st.text(max_size=5))
@@ -127,12 +135,12 @@ _CELL = st.one_of(st.none(), st.booleans(), st.integers(-(2**62), 2**62), st.flo
 @given(table=st.sampled_from(TABLES), data=st.data())
 def test_any_columns_are_read_or_refused(tmp_path: Path, table: tables.Table, data: st.DataObject):
     names = [column.name for column in table.columns]
-    row = {name: data.draw(_CELL) for name in data.draw(st.lists(st.sampled_from(names), unique=True, min_size=1))}
+    row = {
+        name: data.draw(_CELL)
+        for name in data.draw(st.lists(st.sampled_from(names), unique=True, min_size=1))
+    }
     path = tmp_path / f"{table.name}.parquet"
     pl.DataFrame([row]).write_parquet(path)
-    try:
-        frame = read_table(table, path)
-    except InputError as error:
-        assert "\n" not in str(error)
-    else:
-        assert set(names) <= set(frame.columns)
+    frame, text = attempt(table, path)
+    assert "\n" not in text
+    assert frame is None or set(names) <= set(frame.columns)

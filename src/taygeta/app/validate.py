@@ -90,12 +90,15 @@ def _report(results: list[Result], systems: Systems, html: Path | None, markdown
 def calibrate(
     tables: Directory,
     output: Annotated[Path, typer.Option(metavar="FILE", help="The chip file to write.", show_default=False)],
-    chip: Annotated[str, typer.Option(metavar="NAME", help="A chip of the catalogue or a .toml file.")] = "h100",
+    chip: Annotated[
+        str, typer.Option(metavar="NAME", help="A chip of the catalogue or a .toml file.")
+    ] = "h100",
     framework: Annotated[str, typer.Option(help="Whose rows to fit on where a table has several.")] = "",
 ) -> None:
     """Fit a chip's constants on measurements of one's own and write them into a chip file.
 
-    Rows whose column gpu names the chip count. Each table needs 60 rows, 10 on each side of what a constant decides.
+    Rows whose column gpu names the chip count. Each table needs 60 rows, 10 on each side of what a constant
+    decides.
 
     Example: taygeta calibrate my-tables --chip my-chip.toml --output calibrated.toml
     """

@@ -27,9 +27,9 @@ class Interval:
 def widen(nominal: float, corners: Sequence[tuple[str, float]], error: float) -> Interval:
     """Combine groups of assumptions with the residuals of held-out silicon.
 
-    corners: (group, value with only that group moved to one of its ends). Groups and residuals are independent, so the squares of
-    their logarithms add, upwards and downwards apart. error: the ratio within which 80 % of held-out measurements
-    lie, minus one.
+    corners: (group, value with only that group moved to one of its ends). Groups and residuals are independent, so
+    the squares of their logarithms add, upwards and downwards apart. error: the ratio within which 80 % of held-out
+    measurements lie, minus one.
     """
     down, up = [math.log1p(error)], [math.log1p(error)]
     for group in dict.fromkeys(name for name, _ in corners):

@@ -33,7 +33,8 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 @cache
 def _namespace() -> dict[str, Callable[..., Any]]:
     import numba
-    from numba.core import config
+
+    config: Any = numba.core.config  # its names are set at run time
 
     twins: dict[FunctionType, Any] = {}
     old, config.CACHE_DIR = config.CACHE_DIR, str(_cache_folder())

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from taygeta.spec.chip import Chip
-
 
 class Hardware(NamedTuple):
     """A chip as its kernels see it. SI units; rates per core are per clock."""

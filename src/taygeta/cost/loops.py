@@ -1,7 +1,8 @@
-"""Loops over rows of shapes, one for each kernel: plain Python that compiles unchanged (see taygeta.cost.compiled).
+"""Loops over rows of shapes, one for each kernel: plain Python that compiles unchanged (see
+taygeta.cost.compiled).
 
-Every loop fills `out`, one row of OUTPUTS numbers for each row of shapes: seconds, and the busy seconds behind them in the
-order that the kernel returns them (PARTS says which they are).
+Every loop fills `out`, one row of OUTPUTS numbers for each row of shapes: seconds, and the busy seconds
+behind them in the order that the kernel returns them (PARTS says which they are).
 """
 
 from __future__ import annotations
@@ -22,15 +23,29 @@ ALL_REDUCE, ALL_GATHER, REDUCE_SCATTER, ALL_TO_ALL, SEND, ALL_REDUCE_DIRECT = 0.
 def loop_matmul(rows, peak, weight_bytes, activation_bytes, output_bytes, hw, c, out):
     """Multiplies inside a model: weights cold, activations cold. Rows are (m, n, k)."""
     for i in range(len(rows)):
-        t = matmul(rows[i][0], rows[i][1], rows[i][2], peak, weight_bytes, activation_bytes, output_bytes, 1.0, 1.0, hw, c)
+        t = matmul(
+            rows[i][0],
+            rows[i][1],
+            rows[i][2],
+            peak,
+            weight_bytes,
+            activation_bytes,
+            output_bytes,
+            1.0,
+            1.0,
+            hw,
+            c,
+        )
         for j in range(OUTPUTS):
             out[i][j] = t[j]
 
 
 def loop_replayed_matmul(rows, peak, weight_bytes, activation_bytes, usable, hw, c, q, out):
-    """Multiplies as benchmarks replay them: a few copies of the weights in turn and one activation, written once.
+    """Multiplies as benchmarks replay them: a few copies of the weights in turn and one activation, written
+    once.
 
-    Rows are (m, n, k, bytes of all copies of the weights, 1 where the activations are quantised in the same call, else 0).
+    Rows are (m, n, k, bytes of all copies of the weights, 1 where the activations are quantised in the same
+    call, else 0).
     """
     for i in range(len(rows)):
         m, n, k = rows[i][0], rows[i][1], rows[i][2]
@@ -51,21 +66,42 @@ def loop_attention(rows, hw, c, out):
     for i in range(len(rows)):
         r = rows[i]
         t = attention(
-            r[0], r[1], r[2], r[3], r[4], r[5], r[6], r[7], r[8], r[9], r[10], r[11], r[12], r[13], r[14], r[15], hw, c
+            r[0],
+            r[1],
+            r[2],
+            r[3],
+            r[4],
+            r[5],
+            r[6],
+            r[7],
+            r[8],
+            r[9],
+            r[10],
+            r[11],
+            r[12],
+            r[13],
+            r[14],
+            r[15],
+            hw,
+            c,
         )
         for j in range(OUTPUTS):
             out[i][j] = t[j]
 
 
 def loop_experts(rows, peak, weight_bytes, activation_bytes, hw, c, out):
-    """Expert layers as benchmarks run them. Rows are (tokens, top-k, experts, ep, exponent, width, d_ff of a rank, gates).
+    """Expert layers as benchmarks run them. Rows are (tokens, top-k, experts, ep, exponent, width, d_ff of a
+    rank, gates).
 
-    exponent: of power-law routing; 0: every expert gets the same. A benchmark un-permutes into the tokens of all ranks.
+    exponent: of power-law routing; 0: every expert gets the same. A benchmark un-permutes into the tokens of
+    all ranks.
     """
     for i in range(len(rows)):
         r = rows[i]
         skewed = r[4] > 0.0
-        found = routing_skewed(r[0], r[1], r[2], r[3], r[4]) if skewed else routing_even(r[0], r[1], r[2], r[3])
+        found = (
+            routing_skewed(r[0], r[1], r[2], r[3], r[4]) if skewed else routing_even(r[0], r[1], r[2], r[3])
+        )
         routing = Routing(found.rows, r[0], found.hit, found.lowest, found.highest, found.exponent)
         t = expert_layer(routing, r[5], r[6], r[2] / r[3], r[7], weight_bytes, activation_bytes, peak, hw, c)
         for j in range(OUTPUTS):

@@ -107,10 +107,11 @@ def _experts(op: Op, shape: ExpertShape, d: Deployment) -> tuple[float, ...]:
     weights, activations = format_of(op.weight_format), format_of(op.reads[0].format)
     mode = peak_mode(op, d)
     tuned = constants(ExpertsConstants, "experts", d.chip)
+    taken = weights.bits >= 16 or d.chip.computes(weights.name)  # by the tensor unit as they are
     return (
         shape.experts, shape.top_k, shape.width, -(-shape.d_ff // shape.tp), 2.0 if shape.gated else 1.0, shape.ep,
         weights.bytes_per_element, activations.bytes_per_element, d.chip.peaks[mode],
-        min(tuned.tensor_efficiency, sustained(d, _kernel_format(op, d))), 0.0 if d.chip.computes(weights.name) or weights.bits >= 16 else tuned.unpack,
+        min(tuned.tensor_efficiency, sustained(d, _kernel_format(op, d))), 0.0 if taken else tuned.unpack,
     )  # fmt: skip
 
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 from taygeta.base.interval import Interval, widen
-from taygeta.cost.result import RESOURCES, Prediction, StepCost
 from taygeta.cost import step
+from taygeta.cost.result import RESOURCES, Prediction, StepCost
 from taygeta.cost.steps import PartialModel, StepModel, StepTimes, joined
 from taygeta.spec.deployment import Batch, Corner, Deployment
 
@@ -26,8 +26,8 @@ _KINDS = {
 class Predictor:
     """A deployment made ready to predict: its step model at the nominal values and at the corners of its assumptions.
 
-    compiled: run the kernels through Numba; worth it from some hundred steps on. corners: without them intervals hold the
-    residuals only.
+    compiled: run the kernels through Numba; worth it from some hundred steps on. corners: without them intervals hold
+    the residuals only.
     """
 
     def __init__(self, deployment: Deployment, compiled: bool = False, corners: bool = True) -> None:

@@ -6,8 +6,8 @@ and for its share of the prefills of the others, one for every osl of their toke
     TPOT = step + host_step + host_request x batch + stall x prefill_share x (batch - 1) / osl
 
 The first three belong to chip and engine, the last is what a closed loop adds. `stall` is what one prompt costs the
-others: where an engine mixes chunks of prompts into decode steps, the difference that they make to those steps; where it
-runs prefills alone, the time of a step of as many prompts as fit its token budget, each its share. Queueing before
+others: where an engine mixes chunks of prompts into decode steps, the difference that they make to those steps; where
+it runs prefills alone, the time of a step of as many prompts as fit its token budget, each its share. Queueing before
 the first token is not in it: TTFT comes from simulating the requests.
 """
 

@@ -34,7 +34,8 @@ CHUNK = 4096  # rows that a thread takes at a time: a few milliseconds of work
 def spread(loop: Callable[..., Any], rows: np.ndarray, *rest: Any) -> np.ndarray:
     """Run a compiled loop over `rows` in chunks on all cores and return its outputs, in order.
 
-    loop(rows, *rest, out) fills out, one row of numbers for each row. The kernels release the interpreter's lock.
+    loop(rows, *rest, out) fills out, one row of numbers for each row. The kernels release the interpreter's
+    lock.
     """
     rows = np.ascontiguousarray(rows, dtype=float)
     out = np.zeros((len(rows), OUTPUTS))
@@ -50,7 +51,8 @@ def spread(loop: Callable[..., Any], rows: np.ndarray, *rest: Any) -> np.ndarray
 
 
 def matmul_seconds(chip: Chip, fmt: str, shapes: np.ndarray) -> np.ndarray:
-    """Return seconds of C[m, n] = A[m, k] B[k, n] for rows (m, n, k), both operands stored in `fmt`, output bf16.
+    """Return seconds of C[m, n] = A[m, k] B[k, n] for rows (m, n, k), both operands stored in `fmt`, output
+    bf16.
 
     Without quantising the activations. Raises InputError when the chip cannot multiply the format.
     """
@@ -71,7 +73,9 @@ def replayed_matmuls(
     c: MatmulConstants,
     q: QuantiseConstants,
 ) -> np.ndarray:
-    """Return times and parts of replayed multiplies; rows as in loop_replayed_matmul, usable as in matmul.cold_share."""
+    """Return times and parts of replayed multiplies; rows as in loop_replayed_matmul, usable as in
+    matmul.cold_share.
+    """
     return spread(loop_replayed_matmul, rows, peak, weight_bytes, activation_bytes, usable, hw, c, q)
 
 
@@ -81,7 +85,12 @@ def attentions(rows: np.ndarray, hw: Hardware, c: AttentionConstants) -> np.ndar
 
 
 def expert_layers(
-    rows: np.ndarray, peak: float, weight_bytes: float, activation_bytes: float, hw: Hardware, c: ExpertsConstants
+    rows: np.ndarray,
+    peak: float,
+    weight_bytes: float,
+    activation_bytes: float,
+    hw: Hardware,
+    c: ExpertsConstants,
 ) -> np.ndarray:
     """Return times and parts of expert layers; rows as in loop_experts."""
     return spread(loop_experts, rows, peak, weight_bytes, activation_bytes, hw, c)

@@ -45,9 +45,9 @@ def model(name: str, corner: str = "nominal", settings: Mapping[str, str] | None
     """Return a model by catalogue name, alias, or file: a config.json, a directory that holds one, or an entry in TOML.
 
     Names match in any case, with or without the organisation. corner: "low", "nominal" or "high" takes every guessed
-    field of an unpublished model at that value; published models have one corner. settings: fields of the configuration set by the
-    user, such as {"num_hidden_layers": "40"}; a guess that is set is no guess any more. Raises InputError,
-    UnknownNameError, UnsupportedError.
+    field of an unpublished model at that value; published models have one corner. settings: fields of the
+    configuration set by the user, such as {"num_hidden_layers": "40"}; a guess that is set is no guess any more.
+    Raises InputError, UnknownNameError, UnsupportedError.
     """
     if corner not in CORNERS:
         raise InputError(f"corner must be low, nominal or high, not {shown(corner)}.")

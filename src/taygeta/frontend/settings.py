@@ -14,8 +14,9 @@ from taygeta.base.errors import InputError
 def overridden(config: Mapping[str, Any], settings: Mapping[str, str], where: str) -> dict[str, Any]:
     """Return a configuration with fields set, in its text model where that is where they live.
 
-    A text is read as JSON where it is JSON (numbers, true, null), else as text. A list with one entry per layer follows a new number of
-    layers by repeating its pattern. Raises InputError for a path through something that is no table.
+    A text is read as JSON where it is JSON (numbers, true, null), else as text. A list with one entry per layer
+    follows a new number of layers by repeating its pattern. Raises InputError for a path through something that is no
+    table.
     """
     out = {name: dict(value) if isinstance(value, Mapping) else value for name, value in config.items()}
     for path, text in settings.items():
@@ -30,7 +31,11 @@ def overridden(config: Mapping[str, Any], settings: Mapping[str, str], where: st
         if keys[-1] not in table and close:
             raise InputError(f"{where}: --set {path}: the model has no such field. Did you mean {close[0]}?")
         table[keys[-1]] = _value(text)
-        if keys[-1] == "num_hidden_layers" and isinstance(table.get("layer_types"), list) and "layer_types" not in settings:
+        if (
+            keys[-1] == "num_hidden_layers"
+            and isinstance(table.get("layer_types"), list)
+            and "layer_types" not in settings
+        ):
             layers = table[keys[-1]]
             if isinstance(layers, int) and table["layer_types"] and 0 < layers < 100_000:
                 table["layer_types"] = list(islice(cycle(table["layer_types"]), layers))

@@ -17,8 +17,8 @@ from taygeta.spec.deployment import Deployment, Parallelism
 from taygeta.spec.model import Model, Weight
 
 # Axes that tensor parallelism divides. kv_heads and groups are repeated where there are more ranks than heads.
-_DIVIDED = ("heads", "d_ff", "vocab", "value_heads", "conv_channels")
-_REPEATED = ("kv_heads",)
+_DIVIDED: tuple[str, ...] = ("heads", "d_ff", "vocab", "value_heads", "conv_channels")
+_REPEATED: tuple[str, ...] = ("kv_heads",)
 
 
 def stages(deployment: Deployment) -> tuple[Graph, ...]:
@@ -62,7 +62,7 @@ def _block(block: Block, p: Parallelism, model: Model) -> Block:
 
 
 def _degrees(p: Parallelism, block: Block) -> dict[str, int]:
-    degrees = dict.fromkeys(_DIVIDED, p.tp)
+    degrees: dict[str, int] = dict.fromkeys(_DIVIDED, p.tp)
     for op in block.ops:
         for slab in op.reads:
             for name, size in slab.axes:

@@ -110,7 +110,8 @@ def _width(f: Format) -> tuple[int, bool]:
 def build_chip(sheet: Sheet, corner: str = "nominal", group: str = "") -> Chip:
     """Return the chip of a checked sheet at a corner of its assumptions: "nominal", "fast" or "slow".
 
-    group: only the assumptions of this group move (see assumption_group), "" all of them. Raises InputError for a sheet that lacks a number, or whose numbers cannot be true.
+    group: only the assumptions of this group move (see assumption_group), "" all of them. Raises InputError for a
+    sheet that lacks a number, or whose numbers cannot be true.
     """
     check_sheet(sheet)
     value = {

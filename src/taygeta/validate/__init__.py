@@ -1,1 +1,3 @@
-"""Predictions against measured silicon: tables in, scores out; and the constants of a chip fitted on such tables."""
+"""Predictions against measured silicon: tables in, scores out; and the constants of a chip fitted on such
+tables.
+"""

@@ -1,4 +1,6 @@
-"""Answers to the rows of a table: predicted seconds with a range, the roofline, what binds, or why there is no answer."""
+"""Answers to the rows of a table: predicted seconds with a range, the roofline, what binds, or why there is
+no answer.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ class Answers:
     def empty(cls, rows: int) -> Answers:
         """Return answers to `rows` rows that say nothing yet."""
         predicted, low, high, roofline = (np.full(rows, np.nan) for _ in range(4))
-        return cls(predicted, low, high, roofline, np.full(rows, "", dtype=object), np.full(rows, "", dtype=object))
+        return cls(
+            predicted, low, high, roofline, np.full(rows, "", dtype=object), np.full(rows, "", dtype=object)
+        )
 
     def refuse(self, index: np.ndarray, reason: str) -> None:
         """Leave rows without an answer, for a reason."""
@@ -45,7 +49,9 @@ class Answers:
         error: float,
         parts: Sequence[str] = PARTS,
     ) -> None:
-        """Enter times. runs: outputs of a loop at the nominal values and at the corners; error: of held-out silicon."""
+        """Enter times. runs: outputs of a loop at the nominal values and at the corners; error: of held-out
+        silicon.
+        """
         nominal = runs[0][:, 0]
         self.predicted[index] = nominal
         self.low[index], self.high[index] = widen_columns(nominal, [run[:, 0] for run in runs[1:]], error)
@@ -53,7 +59,9 @@ class Answers:
         self.bound[index] = np.array(parts, dtype=object)[np.argmax(runs[0][:, 1:], axis=1)]
 
 
-def widen_columns(nominal: np.ndarray, corners: Sequence[np.ndarray], error: float) -> tuple[np.ndarray, np.ndarray]:
+def widen_columns(
+    nominal: np.ndarray, corners: Sequence[np.ndarray], error: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Return (low, high) of every row: taygeta.base.interval.widen, on columns."""
     residual = np.log1p(error)
     stack = np.vstack([nominal, *corners])

@@ -1,4 +1,6 @@
-"""Rows of attention_prefill and attention_decode: one call on one KV cache, replayed, so that what fits the cache is warm."""
+"""Rows of attention_prefill and attention_decode: one call on one KV cache, replayed, so that what fits the
+cache is warm.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,9 @@ if TYPE_CHECKING:
 IO_BYTES = 2.0  # queries and outputs are bf16
 # A replay of one call: what it walked over before is warm, and all of the start shows.
 WARM, PREPARATION = 1.0, 1.0
-# How often a measured prefill reads and writes the bytes of its new keys and values, told from rows of equal queries and different
-# KV heads: some vLLM releases measure the bare kernel, others a scatter that takes 2.3 times as long where cores share tiles.
+# How often a measured prefill reads and writes the bytes of its new keys and values, told from rows of equal
+# queries and different KV heads: some vLLM releases measure the bare kernel, others a scatter that takes 2.3
+# times as long where cores share tiles.
 BARE_VERSIONS, SCATTER_VERSIONS, SCATTER = ("0.18.0", "0.19.0", "0.22.0"), ("0.14.0", "0.24.0"), 2.3
 
 
@@ -35,9 +38,7 @@ def answer(frame: polars.DataFrame, systems: Systems) -> Answers:
             system, cached, multiplied = systems.get(gpu), stored(kv).weights, stored(compute).weights
             silicons = system.silicons
             rows = arguments(shapes[index], element_bytes(cached), appended[index])
-            runs = [
-                walk(rows, chip, s, multiplied) for chip, s in zip(system.chips, silicons, strict=True)
-            ]
+            runs = [walk(rows, chip, s, multiplied) for chip, s in zip(system.chips, silicons, strict=True)]
         except InputError as error:
             out.refuse(index, str(error))
             continue
@@ -59,11 +60,15 @@ def shapes_of(frame: polars.DataFrame) -> np.ndarray:
 
 
 def appends(frame: polars.DataFrame) -> np.ndarray:
-    """Return how often each row reads and writes its new keys and values; SCATTER where the release scatters them."""
+    """Return how often each row reads and writes its new keys and values; SCATTER where the release scatters
+    them.
+    """
     if "kv_len" in frame.columns:
         return np.zeros(frame.height)
     vllm, version = (frame["framework"] == "vllm").to_numpy(), frame["version"]
-    bare, scatters = (vllm & version.is_in(list(names)).to_numpy() for names in (BARE_VERSIONS, SCATTER_VERSIONS))
+    bare, scatters = (
+        vllm & version.is_in(list(names)).to_numpy() for names in (BARE_VERSIONS, SCATTER_VERSIONS)
+    )
     return np.where(bare, 0.0, np.where(scatters, SCATTER, 1.0))
 
 
@@ -73,7 +78,17 @@ def arguments(shapes: np.ndarray, element: float, appended: np.ndarray) -> np.nd
     sizes = np.maximum(shapes[:, [0, 1, 4, 5]], 1.0)
     fixed = np.tile([element, IO_BYTES, 0.0, 0.0, WARM, 0.0, PREPARATION], (len(shapes), 1))
     fixed[:, 5] = appended
-    head = [sizes[:, 0], sizes[:, 1], shapes[:, 2], shapes[:, 3], sizes[:, 2], sizes[:, 3], dim, dim, 2.0 * dim * element]
+    head = [
+        sizes[:, 0],
+        sizes[:, 1],
+        shapes[:, 2],
+        shapes[:, 3],
+        sizes[:, 2],
+        sizes[:, 3],
+        dim,
+        dim,
+        2.0 * dim * element,
+    ]
     return np.column_stack([*head, fixed])
 
 
@@ -93,10 +108,17 @@ def roofline(shapes: np.ndarray, chip: Chip, element: float, multiplied: str) ->
     total = context + new
     reach = np.where(window > 0.0, np.minimum(total, window + new - 1.0), total)
     growing = np.where(window > 0.0, np.clip(window - context, 0.0, new), new)
-    pairs = growing * context + 0.5 * growing * (growing + 1.0) + (new - growing) * np.where(window > 0.0, window, 0.0)
+    pairs = (
+        growing * context
+        + 0.5 * growing * (growing + 1.0)
+        + (new - growing) * np.where(window > 0.0, window, 0.0)
+    )
     moved = sequences * (2.0 * kv_heads * reach * dim * element + 2.0 * new * heads * dim * IO_BYTES)
     peak = chip.peaks[chip.mode(multiplied, multiplied)]
-    return np.maximum(attention_flop(1.0, 1.0, 1.0, 1.0) * sequences * pairs * heads * dim / peak, moved / chip.hbm.bandwidth)
+    return np.maximum(
+        attention_flop(1.0, 1.0, 1.0, 1.0) * sequences * pairs * heads * dim / peak,
+        moved / chip.hbm.bandwidth,
+    )
 
 
 def cache_bytes(shapes: np.ndarray, element: np.ndarray) -> np.ndarray:
@@ -107,7 +129,9 @@ def cache_bytes(shapes: np.ndarray, element: np.ndarray) -> np.ndarray:
 
 
 def impossible(frame: polars.DataFrame, answers: Answers, systems: Systems) -> np.ndarray:
-    """Return which rows beat the roofline although their caches are more than twice the shared cache, so that nothing is warm."""
+    """Return which rows beat the roofline although their caches are more than twice the shared cache, so that
+    nothing is warm.
+    """
     out = np.zeros(frame.height, dtype=bool)
     shapes, seconds = shapes_of(frame), column(frame, "latency_s")
     for (gpu, kv), index in groups(frame, "gpu", "kv_dtype"):

@@ -1,4 +1,6 @@
-"""`taygeta calibrate`: a chip's constants fitted on measurements of one's own, written into a chip file with where they come from."""
+"""`taygeta calibrate`: a chip's constants fitted on measurements of one's own, written into a chip file with
+where they come from.
+"""
 
 from __future__ import annotations
 
@@ -30,10 +32,12 @@ REFERENCES = ("trtllm", "nccl")  # the libraries that constants stand for, where
 def calibrate(
     directory: Path, name: str, framework: str = "", progress: Callable[[int, int], None] | None = None
 ) -> tuple[System, list[Fit]]:
-    """Return a chip of the catalogue or a file, and the constants fitted on its rows of a directory's tables of kernels.
+    """Return a chip of the catalogue or a file, and the constants fitted on its rows of a directory's tables
+    of
+    kernels.
 
-    framework: whose rows count where a table has several; by default trtllm, else the one with most rows. Raises InputError
-    for tables without the chip, or with too few or too one-sided rows; says the limits.
+    framework: whose rows count where a table has several; by default trtllm, else the one with most rows.
+    Raises InputError for tables without the chip, or with too few or too one-sided rows; says the limits.
     """
     systems = Systems([name] if Path(name).is_file() else ())
     system = systems.get(sheet(name).id)
@@ -50,11 +54,16 @@ def calibrate(
             fits.append(found)
             chip = with_constants(chip, found.values)
     if not fits:
-        raise InputError(f"{directory} has no rows of {name} in any table of kernels: the column gpu must hold its id or an alias.")
+        raise InputError(
+            f"{directory} has no rows of {name} in any table of kernels: the column gpu must hold its id"
+            " or an alias."
+        )
     return system, fits
 
 
-def _rows(table: Table, frame: polars.DataFrame, systems: Systems, system: System, framework: str) -> polars.DataFrame:
+def _rows(
+    table: Table, frame: polars.DataFrame, systems: Systems, system: System, framework: str
+) -> polars.DataFrame:
     """Return the rows of the chip that no filter leaves out, of one framework."""
     pl = require("polars", "tables", "Calibration")
     mine = [name for name in frame[table.chip].unique().to_list() if _same(systems, name, system)]
@@ -80,7 +89,9 @@ def _same(systems: Systems, name: str, system: System) -> bool:
 
 
 def chip_file(system: System, fits: Sequence[Fit], today: datetime.date) -> str:
-    """Return the chip's file with the fitted constants, their ranges and where they come from. Raises InputError."""
+    """Return the chip's file with the fitted constants, their ranges and where they come from. Raises
+    InputError.
+    """
     path = Path(system.sheet.origin)
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -104,8 +115,8 @@ def entry(path: str, value: float, found: Fit, name: str, today: datetime.date) 
         "high": _text(max(high, value), dimension),
         "source": f"{found.source}; fitted {today.isoformat()}",
         "reason": (
-            f"fitted on {found.rows:,} rows, mean error {found.mape:.1%}, median {found.median:.1%}; the range is that of five "
-            "refits which each leave out a fifth of the rows"
+            f"fitted on {found.rows:,} rows, mean error {found.mape:.1%}, median {found.median:.1%}; the range is"
+            " that of five refits which each leave out a fifth of the rows"
         ),
     }
 
@@ -122,7 +133,9 @@ def _text(value: float, dimension: units.Dimension) -> str | float:
 
 
 def _set(document: dict[str, Any], path: str, value: Mapping[str, Any]) -> None:
-    """Put a number at a dotted path; a table on the way that is itself a number makes room under a quoted key."""
+    """Put a number at a dotted path; a table on the way that is itself a number makes room under a quoted
+    key.
+    """
     here = document
     *tables, last = path.split(".")
     for n, key in enumerate(tables):
@@ -138,7 +151,9 @@ def _set(document: dict[str, Any], path: str, value: Mapping[str, Any]) -> None:
 
 
 def dump(document: Mapping[str, Any]) -> str:
-    """Return a chip's document as TOML: texts, numbers, lists and tables, which is all that a chip file holds."""
+    """Return a chip's document as TOML: texts, numbers, lists and tables, which is all that a chip file
+    holds.
+    """
     lines: list[str] = []
     _dump(document, (), lines)
     return "\n".join(lines) + "\n"

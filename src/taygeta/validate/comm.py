@@ -29,7 +29,8 @@ OPERATIONS = {
     "send": loops.SEND,
 }
 PAIRS = "_pairwise_nvlink"  # systems of PCIe cards, joined two by two by a bridge
-BRIDGE = 300e9  # B/s per direction of an NVLink bridge: 600 GB/s both ways (NVIDIA A100 PCIe and H100 NVL datasheets)
+# B/s per direction of an NVLink bridge: 600 GB/s both ways (NVIDIA A100 PCIe and H100 NVL datasheets)
+BRIDGE = 300e9
 FUSED = "custom"  # libraries of one-shot and two-shot kernels, which fall back to a ring for long messages
 
 
@@ -56,19 +57,25 @@ def answer(frame: polars.DataFrame, systems: Systems) -> Answers:
 
 
 def link(chip: Chip, chips: float, pairs: bool) -> Link:
-    """Return the links that a collective over `chips` chips uses; of pairs, the bridge or the bus. Raises InputError."""
+    """Return the links that a collective over `chips` chips uses; of pairs, the bridge or the bus. Raises
+    InputError.
+    """
     if chip.link is None:
         raise InputError(f"{chip.id} has no links between chips.")
     if not pairs:
         if chips > chip.link.domain:
-            raise InputError(f"{chips:g} chips are more than the {chip.link.domain} that the links of {chip.id} join.")
+            raise InputError(
+                f"{chips:g} chips are more than the {chip.link.domain} that the links of {chip.id} join."
+            )
         return link_of(chip.link)
     bandwidth = min(chip.link.bandwidth, BRIDGE) if chips <= 2.0 else chip.host_bandwidth
     return link_of(replace(chip.link, bandwidth=bandwidth, reduces=False))
 
 
 def arguments(op: str, size: np.ndarray, chips: np.ndarray, library: str) -> np.ndarray:
-    """Return rows of loop_collective. Tables name the gathered output of an all-gather, kernels the input. Raises InputError."""
+    """Return rows of loop_collective. Tables name the gathered output of an all-gather, kernels the input.
+    Raises InputError.
+    """
     if op not in OPERATIONS:
         raise InputError(f"op {op[:40]!r} is not known; known are {', '.join(OPERATIONS)}.")
     which = OPERATIONS[op]
@@ -82,7 +89,11 @@ def roofline(rows: np.ndarray, link: Link) -> np.ndarray:
     """Return the bytes that leave each chip over the bandwidth of its links."""
     which, size, chips = rows.T
     sent = np.select(
-        [np.isin(which, (loops.ALL_REDUCE, loops.ALL_REDUCE_DIRECT)), which == loops.ALL_GATHER, which == loops.SEND],
+        [
+            np.isin(which, (loops.ALL_REDUCE, loops.ALL_REDUCE_DIRECT)),
+            which == loops.ALL_GATHER,
+            which == loops.SEND,
+        ],
         [2.0 * (chips - 1.0) / chips * size / (2.0 if link.reduces else 1.0), (chips - 1.0) * size, size],
         (chips - 1.0) / chips * size,
     )

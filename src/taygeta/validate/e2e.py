@@ -1,7 +1,9 @@
-"""Rows of e2e: a model served in a closed loop at fixed concurrency. TPOT by the formula of taygeta.cost.service.
+"""Rows of e2e: a model served in a closed loop at fixed concurrency. TPOT by the formula of
+taygeta.cost.service.
 
-How a row's labels become a deployment is said in `rows_of`; how the benchmarks were run, in its constants. The time to the
-first token is a matter of queues, which the formula does not have: it is left without an answer.
+How a row's labels become a deployment is said in `rows_of`; how the benchmarks were run, in its constants.
+The time to the first token is a matter of queues, which the formula does not have: it is left without an
+answer.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
 NOT_AGGREGATED = "prefill and decode on chips of their own are not modelled."
 NO_TTFT = "the time to the first token needs a simulation of the requests."
 FIXED_LENGTHS = ("gap_analysis",)  # sources whose requests all have the nominal lengths
-DRAWN_SHARE = 0.9  # mean of lengths drawn uniformly from 0.8 to 1.0 of the nominal ones (vLLM benchmark_serving, random)
+# mean of lengths drawn uniformly from 0.8 to 1.0 of the nominal ones (vLLM benchmark_serving, random)
+DRAWN_SHARE = 0.9
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,9 @@ class Row:
 
 
 class Served:
-    """A deployment with its step models at the nominal values and at the corners, shared by the rows that it serves."""
+    """A deployment with its step models at the nominal values and at the corners, shared by the rows that it
+    serves.
+    """
 
     def __init__(self, deployments: tuple[Deployment, ...]) -> None:
         self.deployment = deployments[0]
@@ -56,7 +61,9 @@ class Served:
         return memory(self.deployment)
 
     def batch(self, load: Load) -> int:
-        """Return the requests that run at once on the fullest rank: what is asked for, or what fits if that is less."""
+        """Return the requests that run at once on the fullest rank: what is asked for, or what fits if that
+        is less.
+        """
         d = self.deployment
         asked = load.per_rank(d)
         room = largest_batch(d, load.isl + load.osl, self.use) // d.parallelism.dp
@@ -71,7 +78,9 @@ class Served:
         return out
 
     def floor(self, load: Load) -> tuple[float, str]:
-        """Return TPOT on an ideal chip and host (the lower bounds of the same steps), and what binds a decode step."""
+        """Return TPOT on an ideal chip and host (the lower bounds of the same steps), and what binds a decode
+        step.
+        """
         d, (model, _) = self.deployment, self.models[0]
         batch = self.batch(load)
         decode = model.cost(decode_batch(d, load, batch))
@@ -136,4 +145,11 @@ def row_of(values: dict[str, Any]) -> Row:
     share = 1.0 if values["source"] in FIXED_LENGTHS else DRAWN_SHARE
     isl, osl = (round(values[name] * share) for name in ("isl", "osl"))
     formats = formats_of(values)
-    return Row(values["model_path"], values["system"], values["backend"], spread, formats, Load(isl, osl, round(in_flight)))
+    return Row(
+        values["model_path"],
+        values["system"],
+        values["backend"],
+        spread,
+        formats,
+        Load(isl, osl, round(in_flight)),
+    )

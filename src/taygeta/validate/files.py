@@ -1,4 +1,6 @@
-"""Files of a validation: each is written as a whole, so that a reader sees the old one or the new one and never a part."""
+"""Files of a validation: each is written as a whole, so that a reader sees the old one or the new one and
+never a part.
+"""
 
 from __future__ import annotations
 

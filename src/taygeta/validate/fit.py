@@ -1,7 +1,8 @@
 """Fitting a few physical constants to measured times: the loss, the search, and how sure the result is.
 
-The loss is the mean of |log(predicted / measured)|, capped at 1, so that a row that is off by more than e says nothing more.
-The range of a constant and the error on rows not fitted come from five refits that each leave out a fifth of the rows.
+The loss is the mean of |log(predicted / measured)|, capped at 1, so that a row that is off by more than e
+says nothing more. The range of a constant and the error on rows not fitted come from five refits that each
+leave out a fifth of the rows.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ LINK_LATENCY = "link.latency"
 
 @dataclass(frozen=True)
 class Constant:
-    """One constant to fit: its path without "calibration.", and where it is plausible; outside it is not searched."""
+    """One constant to fit: its path without "calibration.", and where it is plausible; outside it is not
+    searched.
+    """
 
     path: str
     low: float
@@ -33,7 +36,9 @@ class Constant:
 
 @dataclass(frozen=True)
 class Problem:
-    """Rows to fit on. predict(chip, rows) returns seconds for the rows with these indices; source says what the rows are."""
+    """Rows to fit on. predict(chip, rows) returns seconds for the rows with these indices; source says what
+    the rows are.
+    """
 
     kernel: str
     constants: tuple[Constant, ...]
@@ -44,7 +49,9 @@ class Problem:
 
 @dataclass(frozen=True)
 class Fit:
-    """Fitted constants with their ranges; errors as fractions. held_out: ratio that covers INSIDE of left-out rows, minus one."""
+    """Fitted constants with their ranges; errors as fractions. held_out: ratio that covers INSIDE of left-out
+    rows, minus one.
+    """
 
     kernel: str
     values: Mapping[str, float]
@@ -66,7 +73,9 @@ def with_constants(chip: Chip, values: Mapping[str, float]) -> Chip:
 
 
 def fit(problem: Problem, chip: Chip) -> Fit:
-    """Return the constants that explain the rows best, starting at those of the chip. Raises InputError if nothing explains them."""
+    """Return the constants that explain the rows best, starting at those of the chip. Raises InputError if
+    nothing explains them.
+    """
     order = np.random.default_rng(0).permutation(len(problem.measured))[:MOST_ROWS]
     start = np.array([start_of(chip, constant) for constant in problem.constants])
     best = _search(problem, chip, order, start, EVALUATIONS)
@@ -84,7 +93,9 @@ def fit(problem: Problem, chip: Chip) -> Fit:
     return Fit(
         problem.kernel,
         MappingProxyType(dict(zip(names, best.tolist(), strict=True))),
-        MappingProxyType({name: (float(spread[:, i].min()), float(spread[:, i].max())) for i, name in enumerate(names)}),
+        MappingProxyType(
+            {name: (float(spread[:, i].min()), float(spread[:, i].max())) for i, name in enumerate(names)}
+        ),
         len(order),
         float(error.mean()),
         float(np.median(error)),
@@ -94,14 +105,22 @@ def fit(problem: Problem, chip: Chip) -> Fit:
 
 
 def start_of(chip: Chip, constant: Constant) -> float:
-    """Return what the chip has for a constant, moved into its bounds; the middle of them where it has nothing."""
-    known = chip.link.latency if constant.path == LINK_LATENCY and chip.link else chip.constants.get(constant.path, 0.0)
+    """Return what the chip has for a constant, moved into its bounds; the middle of them where it has
+    nothing.
+    """
+    known = (
+        chip.link.latency
+        if constant.path == LINK_LATENCY and chip.link
+        else chip.constants.get(constant.path, 0.0)
+    )
     if known <= 0.0:
         known = float(np.sqrt(constant.low * constant.high))
     return float(np.clip(known, constant.low, constant.high))
 
 
-def _search(problem: Problem, chip: Chip, rows: np.ndarray, start: np.ndarray, evaluations: int) -> np.ndarray:
+def _search(
+    problem: Problem, chip: Chip, rows: np.ndarray, start: np.ndarray, evaluations: int
+) -> np.ndarray:
     low, high = (np.log([getattr(c, end) for c in problem.constants]) for end in ("low", "high"))
 
     def loss(x: np.ndarray) -> float:
@@ -119,11 +138,15 @@ def _log_error(problem: Problem, chip: Chip, rows: np.ndarray, values: np.ndarra
 
 
 def nelder_mead(
-    loss: Callable[[np.ndarray], float], start: np.ndarray, steps: Sequence[float] | np.ndarray, evaluations: int
+    loss: Callable[[np.ndarray], float],
+    start: np.ndarray,
+    steps: Sequence[float] | np.ndarray,
+    evaluations: int,
 ) -> np.ndarray:
     """Return where a loss is smallest, by the downhill simplex of Nelder and Mead (Computer Journal 7, 1965).
 
-    steps: how far the first simplex reaches along each axis. Reflection 1, expansion 2, contraction and shrinking 1/2.
+    steps: how far the first simplex reaches along each axis. Reflection 1, expansion 2, contraction and
+    shrinking 1/2.
     """
     points = np.vstack([start, start + np.diag(steps)])
     values = np.array([loss(point) for point in points])

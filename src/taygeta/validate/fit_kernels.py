@@ -1,7 +1,9 @@
-"""What `taygeta calibrate` fits on which table: the constants that a chip may have of its own, and which rows can tell them.
+"""What `taygeta calibrate` fits on which table: the constants that a chip may have of its own, and which rows
+can tell them.
 
-Constants that are shared by every measured chip stay as they are. A table must have enough rows on both sides of what a
-constant decides, or it is refused: bandwidth cannot be told from rows that compute, nor a launch from rows that stream.
+Constants that are shared by every measured chip stay as they are. A table must have enough rows on both sides
+of what a constant decides, or it is refused: bandwidth cannot be told from rows that compute, nor a launch
+from rows that stream.
 """
 
 from __future__ import annotations
@@ -66,7 +68,9 @@ class Sides:
 
 
 def problems(table: str, frame: polars.DataFrame, system: System) -> list[Problem]:
-    """Return what can be fitted on a table's rows of one chip and one framework. Raises InputError when it is too little."""
+    """Return what can be fitted on a table's rows of one chip and one framework. Raises InputError when it is
+    too little.
+    """
     return {
         "gemm": _gemm,
         "attention_prefill": _prefill,
@@ -78,19 +82,27 @@ def problems(table: str, frame: polars.DataFrame, system: System) -> list[Proble
 
 def _enough(table: str, rows: int, sides: Sides) -> None:
     if rows < LEAST_ROWS:
-        raise InputError(f"{table}: {rows} usable rows are too few to fit on: at least {LEAST_ROWS} are needed.")
+        raise InputError(
+            f"{table}: {rows} usable rows are too few to fit on: at least {LEAST_ROWS} are needed."
+        )
     for name, mask in zip(sides.names, sides.masks, strict=True):
         if int(mask.sum()) < LEAST_SIDE:
-            raise InputError(f"{table}: {int(mask.sum())} of {rows} rows are {name}; a fit needs at least {LEAST_SIDE}.")
+            raise InputError(
+                f"{table}: {int(mask.sum())} of {rows} rows are {name}; a fit needs at least {LEAST_SIDE}."
+            )
 
 
 def _bound(flop_seconds: np.ndarray, byte_seconds: np.ndarray) -> Sides:
-    return Sides(("bound by arithmetic", "bound by memory"), (flop_seconds > byte_seconds, flop_seconds <= byte_seconds))
+    return Sides(
+        ("bound by arithmetic", "bound by memory"),
+        (flop_seconds > byte_seconds, flop_seconds <= byte_seconds),
+    )
 
 
 def _source(table: str, frame: polars.DataFrame, what: str) -> str:
     makers = sorted(set(frame["framework" if "framework" in frame.columns else "library"].to_list()))
-    return f"{table}: {frame.height:,} rows of {frame['gpu'][0]}, {what}, {', '.join(m for m in makers if m) or 'no framework named'}"
+    named = ", ".join(maker for maker in makers if maker) or "no framework named"
+    return f"{table}: {frame.height:,} rows of {frame['gpu'][0]}, {what}, {named}"
 
 
 def _gemm(frame: polars.DataFrame, system: System) -> list[Problem]:
@@ -110,11 +122,13 @@ def _gemm(frame: polars.DataFrame, system: System) -> list[Problem]:
         _enough(f"gemm {dtype}", part.height, _bound(2.0 * shapes.prod(axis=1) / peak, moved))
         rows = gemm.replayed(shapes, np.zeros(len(shapes), dtype=bool), system, found)
 
-        def predict(chip: Chip, index: np.ndarray, rows: np.ndarray = rows, found=found) -> np.ndarray:  # noqa: ANN001
+        def predict(chip: Chip, index: np.ndarray, rows: np.ndarray = rows, found=found) -> np.ndarray:
             return gemm.multiply(rows[index], chip, silicon(chip), found)[:, 0]
 
         constants = MATMUL if wide and not out else _narrow(found)
-        out.append(Problem("matmul", constants, column(part, "latency_s"), predict, _source("gemm", part, dtype)))
+        out.append(
+            Problem("matmul", constants, column(part, "latency_s"), predict, _source("gemm", part, dtype))
+        )
     return out
 
 
@@ -126,7 +140,9 @@ def _narrow(found: gemm.Stored) -> tuple[Constant, ...]:
     return tuple(out)
 
 
-def _attention(table: str, frame: polars.DataFrame, sides: Sides, constants: tuple[Constant, ...]) -> list[Problem]:
+def _attention(
+    table: str, frame: polars.DataFrame, sides: Sides, constants: tuple[Constant, ...]
+) -> list[Problem]:
     _enough(table, frame.height, sides)
     shapes, appended = attention.shapes_of(frame), attention.appends(frame)
     parts = []
@@ -173,19 +189,31 @@ def _moe(frame: polars.DataFrame, system: System) -> list[Problem]:
     for (distribution,), index in groups(part, "distribution"):
         rows[index] = moe.arguments(sizes[index], gates[index], moe.exponent_of(distribution))
     floor = moe.roofline(rows, system.chip, found)
-    arithmetic = 2.0 * np.maximum(rows[:, 0] * rows[:, 1] / rows[:, 3], 1.0) * rows[:, 5] * rows[:, 6] * (rows[:, 7] + 1.0)
+    arithmetic = (
+        2.0
+        * np.maximum(rows[:, 0] * rows[:, 1] / rows[:, 3], 1.0)
+        * rows[:, 5]
+        * rows[:, 6]
+        * (rows[:, 7] + 1.0)
+    )
     flop_seconds = arithmetic / moe.peak_of(system.chip, found)[1]
     _enough("moe", part.height, _bound(flop_seconds, np.where(floor > flop_seconds, floor, 0.0)))
 
     def predict(chip: Chip, index: np.ndarray) -> np.ndarray:
         return moe.run(rows[index], chip, silicon(chip), found)[:, 0]
 
-    return [Problem("experts", EXPERTS, column(part, "latency_s"), predict, _source("moe", part, part["dtype"][0]))]
+    return [
+        Problem(
+            "experts", EXPERTS, column(part, "latency_s"), predict, _source("moe", part, part["dtype"][0])
+        )
+    ]
 
 
 def _comm(frame: polars.DataFrame, system: System) -> list[Problem]:
     pl = require("polars", "tables", "Calibration")
-    frame = frame.filter((pl.col("bytes") >= 1) & (pl.col("num_gpus") >= 2) & pl.col("op").is_in(list(comm.OPERATIONS)))
+    frame = frame.filter(
+        (pl.col("bytes") >= 1) & (pl.col("num_gpus") >= 2) & pl.col("op").is_in(list(comm.OPERATIONS))
+    )
     size, chips = column(frame, "bytes"), column(frame, "num_gpus")
     names = ("of at most 64 KiB", "of 8 MiB or more")
     _enough("comm", frame.height, Sides(names, (size <= SMALL_MESSAGE, size >= LARGE_MESSAGE)))
@@ -197,4 +225,12 @@ def _comm(frame: polars.DataFrame, system: System) -> list[Problem]:
         link, c = comm.link(chip, float(chips.max()), False), silicon(chip).collective
         return comm.collectives(rows[index], link, c)[:, 0]
 
-    return [Problem("collective", COLLECTIVE, column(frame, "latency_s"), predict, _source("comm", frame, "collectives"))]
+    return [
+        Problem(
+            "collective",
+            COLLECTIVE,
+            column(frame, "latency_s"),
+            predict,
+            _source("comm", frame, "collectives"),
+        )
+    ]

@@ -1,4 +1,6 @@
-"""How tables name number formats, and what those mean to kernels: bytes, compute mode, what is quantised on the way."""
+"""How tables name number formats, and what those mean to kernels: bytes, compute mode, what is quantised on
+the way.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from taygeta.spec.chip import Chip
 
 @dataclass(frozen=True)
 class Stored:
-    """Weights and activations of a multiply: names of formats. quantised: bf16 activations are quantised in the measured call."""
+    """Weights and activations of a multiply: names of formats. quantised: bf16 activations are quantised in
+    the measured call.
+    """
 
     weights: str
     activations: str
@@ -36,7 +40,9 @@ _STORED = {
     "w4a8_mxfp4_mxfp8": Stored("mxfp4", "mxfp8", True),
     "w4afp8": Stored("int4", "fp8_static", False),
 }
-SCALES_PER_TOKEN = {"fp8_block": 4.0 / 128.0}  # bytes of activation scales for each element: one fp32 in 1 x 128
+SCALES_PER_TOKEN = {
+    "fp8_block": 4.0 / 128.0
+}  # bytes of activation scales for each element: one fp32 in 1 x 128
 
 
 def stored(dtype: str) -> Stored:
@@ -50,7 +56,9 @@ def stored(dtype: str) -> Stored:
 
 
 def element_bytes(name: str) -> float:
-    """Return the bytes of one stored weight or cached element with its share of scales. Raises UnknownNameError."""
+    """Return the bytes of one stored weight or cached element with its share of scales. Raises
+    UnknownNameError.
+    """
     return format_of(name).bytes_per_element
 
 

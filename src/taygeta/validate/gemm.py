@@ -22,10 +22,14 @@ if TYPE_CHECKING:
     import polars
 
 OUTPUT_BYTES = 2.0  # results are bf16
-COPIES = 6.0  # of the weights that a benchmark multiplies in turn (AIConfigurator, collector/*/collect_gemm.py)
-# TensorRT-LLM tables since 1.3.0rc15 take no more copies than cover the cache, and at most five (the same file).
+COPIES = (
+    6.0  # of the weights that a benchmark multiplies in turn (AIConfigurator, collector/*/collect_gemm.py)
+)
+# TensorRT-LLM tables since 1.3.0rc15 take no more copies than cover the cache, and at most five (the same
+# file).
 FEW_COPIES, FEW_FRAMEWORK, FEW_VERSIONS = 5.0, "trtllm", ("1.3.0rc15", "1.3.0rc20")
-USABLE_CACHE = 0.7  # share of the cache that one datum can count on where the chip has no own value: two mirrored partitions
+# share of the cache that one datum can count on where the chip has no own value: two mirrored partitions
+USABLE_CACHE = 0.7
 
 
 def answer(frame: polars.DataFrame, systems: Systems) -> Answers:
@@ -47,13 +51,18 @@ def answer(frame: polars.DataFrame, systems: Systems) -> Answers:
         shapes = np.column_stack([m[use], n[use], k[use]])
         rows = replayed(shapes, few[use], system, found)
         library = matmul_library(framework, found.activations)
-        runs = [multiply(rows, chip, s, found, library) for chip, s in zip(system.chips, system.silicons, strict=True)]
+        runs = [
+            multiply(rows, chip, s, found, library)
+            for chip, s in zip(system.chips, system.silicons, strict=True)
+        ]
         out.put(use, runs, roofline(shapes, system.chip, found), system.error("matmul"))
     return out
 
 
 def replayed(shapes: np.ndarray, few: np.ndarray, system: System, found: Stored) -> np.ndarray:
-    """Return rows of loop_replayed_matmul: (m, n, k) with the bytes of all copies of the weights and whether to quantise."""
+    """Return rows of loop_replayed_matmul: (m, n, k) with the bytes of all copies of the weights and whether
+    to quantise.
+    """
     weights = np.maximum(shapes[:, 1] * shapes[:, 2] * element_bytes(found.weights), 1.0)
     covering = np.clip(np.ceil(system.chip.cache.capacity / weights), 1.0, FEW_COPIES)
     rotation = weights * np.where(few, covering, COPIES)
@@ -61,7 +70,9 @@ def replayed(shapes: np.ndarray, few: np.ndarray, system: System, found: Stored)
 
 
 def multiply(rows: np.ndarray, chip: Chip, s: Silicon, found: Stored, library: Library = OWN) -> np.ndarray:
-    """Return times and parts of rows of loop_replayed_matmul on a chip, by its own kernels or by those of a library."""
+    """Return times and parts of rows of loop_replayed_matmul on a chip, by its own kernels or by those of a
+    library.
+    """
     peak = peak_of(chip, found)[1]
     c = matmul_constants(chip, s, found, library)
     q = constants(QuantiseConstants, "quantise", chip, found.activations)._replace(**library.quantise)
@@ -72,7 +83,9 @@ def multiply(rows: np.ndarray, chip: Chip, s: Silicon, found: Stored, library: L
 
 
 def matmul_constants(chip: Chip, s: Silicon, found: Stored, library: Library = OWN) -> MatmulConstants:
-    """Return the constants of a multiply: those of the format whose kernel multiplies, where the chip has them."""
+    """Return the constants of a multiply: those of the format whose kernel multiplies, where the chip has
+    them.
+    """
     fmt = found.activations if chip.computes(found.activations) else "bf16"
     if fmt == "fp8_static" and f"matmul.{fmt}.sustained" not in chip.constants:
         fmt = "fp8"  # the same kernel: only what is quantised before it differs
@@ -85,5 +98,9 @@ def matmul_constants(chip: Chip, s: Silicon, found: Stored, library: Library = O
 def roofline(shapes: np.ndarray, chip: Chip, found: Stored) -> np.ndarray:
     """Return the larger of arithmetic at peak and each operand moved once at full bandwidth."""
     m, n, k = shapes.T
-    moved = n * k * element_bytes(found.weights) + m * k * activation_bytes(found.activations) + m * n * OUTPUT_BYTES
+    moved = (
+        n * k * element_bytes(found.weights)
+        + m * k * activation_bytes(found.activations)
+        + m * n * OUTPUT_BYTES
+    )
     return np.maximum(2.0 * m * n * k / peak_of(chip, found)[1], moved / chip.hbm.bandwidth)

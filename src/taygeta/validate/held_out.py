@@ -1,7 +1,8 @@
 """Chips left out: how good predictions are with constants that never saw the chip.
 
-Every chip is predicted from its own public numbers with the calibration constants of every other chip of the table in turn, as they
-are. That is what a chip without measurements gets when its family is known from one relative.
+Every chip is predicted from its own public numbers with the calibration constants of every other chip of the
+table in turn, as they are. That is what a chip without measurements gets when its family is known from one
+relative.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ LEAST = 50
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A chip with the constants of another one: errors on clean rows as fractions, and those with its own constants."""
+    """A chip with the constants of another one: errors on clean rows as fractions, and those with its own
+    constants.
+    """
 
     table: str
     chip: str
@@ -65,7 +68,9 @@ def held_out(results: Sequence[Result], systems: Systems) -> list[HeldOut]:
         for chip, frame in samples.items():
             for other, lender in lenders.items():
                 if other != chip and chip in lenders:
-                    answered = answer_frame(tables[result.table], frame.drop(_ADDED, strict=False), Borrowed(systems, lender))
+                    answered = answer_frame(
+                        tables[result.table], frame.drop(_ADDED, strict=False), Borrowed(systems, lender)
+                    )
                     found = _score(result.table, chip, other, frame, answered)
                     out += [found] if found else []
     return out
@@ -88,7 +93,9 @@ def _samples(result: Result) -> Mapping[str, polars.DataFrame]:
     return out
 
 
-def _score(table: str, chip: str, other: str, frame: polars.DataFrame, answered: polars.DataFrame) -> HeldOut | None:
+def _score(
+    table: str, chip: str, other: str, frame: polars.DataFrame, answered: polars.DataFrame
+) -> HeldOut | None:
     measured = frame["latency_s"].to_numpy()
     error = answered["predicted_s"].to_numpy() / measured - 1.0
     own = np.abs(frame["predicted_s"].to_numpy() / measured - 1.0)

@@ -1,8 +1,9 @@
 """Kernel libraries that differ from the one a chip's constants stand for.
 
-A chip's constants of multiplies and expert layers were fitted on TensorRT-LLM's kernels. The same chip takes another time under
-another library: other ways to quantise, no splits, other grouped kernels. What differs belongs to software, is the same on
-every chip, and is said here, fitted on rows of the public tables (AIConfigurator 095f58a8: gemm and moe; A100, H100, H200, B200, L40S).
+A chip's constants of multiplies and expert layers were fitted on TensorRT-LLM's kernels. The same chip takes
+another time under another library: other ways to quantise, no splits, other grouped kernels. What differs
+belongs to software, is the same on every chip, and is said here, fitted on rows of the public tables
+(AIConfigurator 095f58a8: gemm and moe; A100, H100, H200, B200, L40S).
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ def _frozen(**values: float) -> Mapping[str, float]:
 
 @dataclass(frozen=True)
 class Library:
-    """How a library multiplies in one format. sustained: share of peak, over that of bf16 on the chip; 0: as the chip says."""
+    """How a library multiplies in one format. sustained: share of peak, over that of bf16 on the chip; 0: as
+    the chip says.
+    """
 
     sustained: float = 0.0
     matmul: Mapping[str, float] = field(default_factory=_frozen)
@@ -46,8 +49,9 @@ def _narrow(sustained: float, step_seconds: float, fixed_seconds: float, core_by
 
 
 OWN, OWN_EXPERTS = Library(), Experts()
-# gemm.parquet, rows of each framework and format with n, k >= 512 on the chips that have them: mean error fp8 12 to 18 %, fp8_block 12 to
-# 16 %, nvfp4 10 to 12 %. sustained is the mean over chips of the fitted share over that of bf16.
+# gemm.parquet, rows of each framework and format with n, k >= 512 on the chips that have them: mean error fp8
+# 12 to 18 %, fp8_block 12 to 16 %, nvfp4 10 to 12 %. sustained is the mean over chips of the fitted share
+# over that of bf16.
 _MATMUL: dict[tuple[str, str], Library] = {
     ("sglang", "fp8"): _narrow(0.79, 0.82e-9, 3.5e-6, 8.3),
     ("vllm", "fp8"): _narrow(0.79, 0.51e-9, 4.0e-6, 5.1),
@@ -65,17 +69,29 @@ def matmul_library(framework: str, activations: str) -> Library:
 
 
 def _experts(te: float, vector: float, launches: float, per_expert: float, unpack: float = 0.0) -> Experts:
-    values = {"tensor_efficiency": te, "vector_share": vector, "launches": launches, "per_expert": per_expert, "unpack": unpack}
+    values = {
+        "tensor_efficiency": te,
+        "vector_share": vector,
+        "launches": launches,
+        "per_expert": per_expert,
+        "unpack": unpack,
+    }
     return Experts(MappingProxyType(values))
 
 
-# moe.parquet, ep = 1. (frameworks, kernels, formats of weights, kernels of that library), the first that matches.
+# moe.parquet, ep = 1. (frameworks, kernels, formats of weights, kernels of that library), the first that
+# matches.
 _GROUPED: tuple[tuple[str, str, str, Experts], ...] = (
     ("trtllm", "deepgemm", "^fp8_block$", _experts(0.96, 0.207, 18.1, 259e-9)),
     ("trtllm", "min_latency", "^nvfp4$", _experts(0.93, 1.5, 1.0, 0.0)),
     ("trtllm", "", "^fp8_block$", _experts(0.97, 0.053, 7.9, 223e-9)),
     ("trtllm", "", "^nvfp4$", _experts(0.96, 0.174, 21.9, 230e-9)),
-    ("sglang|vllm", "trtllm_moe|trtllm_mxfp4_bf16", "^(int4|mxfp4 bf16)", _experts(0.97, 0.135, 10.8, 55e-9, 82.0)),
+    (
+        "sglang|vllm",
+        "trtllm_moe|trtllm_mxfp4_bf16",
+        "^(int4|mxfp4 bf16)",
+        _experts(0.97, 0.135, 10.8, 55e-9, 82.0),
+    ),
     ("sglang|vllm", "trtllm_moe|trtllm_trtllm", "", _experts(0.58, 0.62, 7.5, 0.0)),
     ("sglang|vllm", "marlin", "", _experts(0.42, 0.08, 3.0, 38e-9, 34.0)),
     ("", "torch_flow|triton", "^mxfp4 bf16", _experts(0.47, 0.23, 9.1, 0.0, 37.0)),
@@ -84,7 +100,9 @@ _GROUPED: tuple[tuple[str, str, str, Experts], ...] = (
 
 
 def experts_library(framework: str, kernel: str, found: Stored) -> Experts:
-    """Return how a framework's kernel computes an expert layer; OWN_EXPERTS where the chip's constants stand for it."""
+    """Return how a framework's kernel computes an expert layer; OWN_EXPERTS where the chip's constants stand
+    for it.
+    """
     formats = found.weights if found.weights == found.activations else f"{found.weights} {found.activations}"
     for frameworks, kernels, stored, library in _GROUPED:
         if re.search(frameworks, framework) and re.search(kernels, kernel) and re.search(stored, formats):

@@ -1,4 +1,5 @@
-"""The matrix multiplies that LLMCompass published: llmcompass/matmul_CHIP.csv with rows `M, K, N, time, rate`.
+"""The matrix multiplies that LLMCompass published: llmcompass/matmul_CHIP.csv with rows `M, K, N, time,
+rate`.
 
 PrincetonUniversity/LLMCompass, figure_5/ab: fp16 multiplies of one matrix over and over, launched one by one.
 """
@@ -28,7 +29,9 @@ TABLE = Table("llmcompass_matmul", tuple(Column(name, "size") for name in ("m", 
 
 
 def read(directory: Path) -> polars.DataFrame | None:
-    """Return the rows of every file, or None where there is none. Raises InputError that names the file and the line."""
+    """Return the rows of every file, or None where there is none. Raises InputError that names the file and
+    the line.
+    """
     pl = require("polars", "tables", "Reading tables of silicon")
     rows: list[tuple[str, float, float, float, float]] = []
     for path in sorted(directory.glob(f"llmcompass/{PREFIX}*.csv")):
@@ -52,7 +55,9 @@ def _file(path: Path) -> list[tuple[str, float, float, float, float]]:
             m, k, n = (float(cell) for cell in cells[:3])
             seconds = units.parse(cells[3].strip(), units.SECONDS, f"{path} line {number}")
         except (ValueError, IndexError):
-            raise InputError(f"{path} line {number} must be 'M, K, N, time' such as '64, 128, 256, 0.19ms'.") from None
+            raise InputError(
+                f"{path} line {number} must be 'M, K, N, time' such as '64, 128, 256, 0.19ms'."
+            ) from None
         if not (seconds > 0.0 and all(math.isfinite(x) and 1.0 <= x <= LARGEST for x in (m, n, k))):
             raise InputError(f"{path} line {number} must hold sizes of 1 or more and a time above zero.")
         out.append((chip, m, n, k, seconds))

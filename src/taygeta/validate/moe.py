@@ -35,7 +35,10 @@ def answer(frame: polars.DataFrame, systems: Systems) -> Answers:
             system, found = systems.get(gpu), stored(dtype)
             rows = arguments(sizes[index], gates[index], exponent_of(distribution))
             library = experts_library(framework, kernel, found)
-            runs = [run(rows, chip, s, found, library) for chip, s in zip(system.chips, system.silicons, strict=True)]
+            runs = [
+                run(rows, chip, s, found, library)
+                for chip, s in zip(system.chips, system.silicons, strict=True)
+            ]
         except InputError as error:
             out.refuse(index, str(error))
             continue
@@ -51,7 +54,11 @@ def exponent_of(distribution: str) -> float:
     if distribution in ("balanced", "uniform"):
         return 0.0
     try:
-        return float(distribution.removeprefix(_POWER_LAW)) if distribution.startswith(_POWER_LAW) else float("nan")
+        return (
+            float(distribution.removeprefix(_POWER_LAW))
+            if distribution.startswith(_POWER_LAW)
+            else float("nan")
+        )
     except ValueError:
         raise InputError(f"distribution {distribution[:40]!r} is not known.") from None
 
@@ -61,7 +68,9 @@ def arguments(sizes: np.ndarray, gates: np.ndarray, exponent: float) -> np.ndarr
     if not exponent >= 0.0:
         raise InputError("distribution is not known: balanced and power_law_EXPONENT are.")
     tokens, topk, experts, ep, hidden, inter, tp = np.maximum(sizes, 1.0).T
-    return np.column_stack([tokens, topk, experts, ep, np.full(len(sizes), exponent), hidden, np.ceil(inter / tp), gates])
+    return np.column_stack(
+        [tokens, topk, experts, ep, np.full(len(sizes), exponent), hidden, np.ceil(inter / tp), gates]
+    )
 
 
 def run(rows: np.ndarray, chip: Chip, s: Silicon, found: Stored, kernel: Experts = OWN_EXPERTS) -> np.ndarray:
@@ -70,7 +79,9 @@ def run(rows: np.ndarray, chip: Chip, s: Silicon, found: Stored, kernel: Experts
     weights, activations = format_of(found.weights), format_of(found.activations)
     mixed = weights.bits < 16 and not (chip.computes(weights.name) and activations.bits < 16)
     c = s.experts._replace(**{"unpack": s.experts.unpack if mixed else 0.0, **kernel.constants})
-    return expert_layers(rows, peak, element_bytes(found.weights), activation_bytes(found.activations), s.hw, c)
+    return expert_layers(
+        rows, peak, element_bytes(found.weights), activation_bytes(found.activations), s.hw, c
+    )
 
 
 def roofline(rows: np.ndarray, chip: Chip, found: Stored) -> np.ndarray:
@@ -78,5 +89,7 @@ def roofline(rows: np.ndarray, chip: Chip, found: Stored) -> np.ndarray:
     tokens, topk, experts, ep, _, hidden, inter, gates = rows.T
     pairs = np.maximum(tokens * topk / ep, 1.0)
     each = hidden * inter * (gates + 1.0)
-    moved = np.minimum(pairs, experts / ep) * each * element_bytes(found.weights) + 2.0 * tokens * hidden * 2.0
+    moved = (
+        np.minimum(pairs, experts / ep) * each * element_bytes(found.weights) + 2.0 * tokens * hidden * 2.0
+    )
     return np.maximum(2.0 * pairs * each / peak_of(chip, found)[1], moved / chip.hbm.bandwidth)

@@ -1,8 +1,9 @@
 """Rows that measure something else than the kernel they name, so that scores can leave them out.
 
-Each function says which rows of a table it removes; its first sentence is the reason that reports print. What is left out was told apart
-by other measurements of the same shape (other versions and frameworks) or by physics (faster than the roofline), never by
-the error of a prediction. Scores of all rows stand beside those without.
+Each function says which rows of a table it removes; its first sentence is the reason that reports print. What
+is left out was told apart by other measurements of the same shape (other versions and frameworks) or by
+physics (faster than the roofline), never by the error of a prediction. Scores of all rows stand beside those
+without.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def without_graphs(c: Column) -> polars.Expr:
 
 
 def slow_quantisation(c: Column) -> polars.Expr:
-    """vLLM 0.18, 0.22 and 0.24 fp8_block is 3 to 8 times slow at small m, vLLM 0.14 fp8 50 to 70 %."""
+    """Releases 0.18, 0.22 and 0.24 fp8_block is 3 to 8 times slow at small m, vLLM 0.14 fp8 50 to 70 %."""
     block = (c("dtype") == "fp8_block") & c("version").is_in(["0.18.0", "0.22.0", "0.24.0"])
     return (c("framework") == "vllm") & (block | ((c("dtype") == "fp8") & (c("version") == "0.14.0")))
 
@@ -51,29 +52,39 @@ def early_block_kernel(c: Column) -> polars.Expr:
 
 
 def bimodal_decode(c: Column) -> polars.Expr:
-    """TensorRT-LLM decode before 1.3.0rc20 jumps between 0.55 and 2 times; on Hopper and Ada 1.3.0rc20 still does."""
+    """TensorRT-LLM decode before 1.3.0rc20 jumps between 0.55 and 2 times; on Hopper and Ada 1.3.0rc20 still
+    does.
+    """
     jumps = (c("version") != "1.3.0rc20") | c("gpu").is_in(["h100_sxm", "h200_sxm", "l40s"])
     return (c("framework") == "trtllm") & jumps
 
 
 def bimodal_long_decode(c: Column) -> polars.Expr:
-    """vLLM 0.19.0 decode on H200 is bimodal: long contexts take up to 2.7 times those of 0.18, 0.22 and 0.24."""
+    """Release 0.19.0 of vLLM: decode on H200 is bimodal: long contexts take up to 2.7 times those of 0.18,
+    0.22 and 0.24.
+    """
     return (c("gpu") == "h200_sxm") & (c("framework") == "vllm") & (c("version") == "0.19.0")
 
 
 def too_fast_prefill(c: Column) -> polars.Expr:
-    """Prefill of vLLM 0.19.0 on H200 (0.20 of other releases) and of SGLang 0.5.10 on B200 (0.39) is anomalously fast."""
+    """Prefill of vLLM 0.19.0 on H200 (0.20 of other releases) and of SGLang 0.5.10 on B200 (0.39) is
+    anomalously fast.
+    """
     hopper = (c("gpu") == "h200_sxm") & (c("framework") == "vllm") & (c("version") == "0.19.0")
     return hopper | ((c("gpu") == "b200_sxm") & (c("framework") == "sglang") & (c("version") == "0.5.10"))
 
 
 def untuned_attention(c: Column) -> polars.Expr:
-    """Triton attention (untuned, 2 to 10 times slow) and FlashAttention-4 previews on Hopper, which nothing uses by default."""
+    """Triton attention (untuned, 2 to 10 times slow) and FlashAttention-4 previews on Hopper, which nothing
+    uses by default.
+    """
     return c("kernel").str.contains("triton|fa4")
 
 
 def other_clock(c: Column) -> polars.Expr:
-    """SGLang 0.5.12 on L40S disagrees with every other source both ways: prefill 25 % fast, short decode up to 12 times slow."""
+    """SGLang 0.5.12 on L40S disagrees with every other source both ways: prefill 25 % fast, short decode up
+    to 12 times slow.
+    """
     return (c("gpu") == "l40s") & (c("framework") == "sglang") & (c("version") == "0.5.12")
 
 
@@ -88,7 +99,9 @@ def rotary_included(c: Column) -> polars.Expr:
 
 
 def single_token_prefill(c: Column) -> polars.Expr:
-    """One-token rows of a prefill kernel without a decode path: servers send such groups to the decode kernel."""
+    """One-token rows of a prefill kernel without a decode path: servers send such groups to the decode
+    kernel.
+    """
     return c("isl") <= 1
 
 
@@ -98,7 +111,9 @@ def unshared_window(c: Column) -> polars.Expr:
 
 
 def slow_experts(c: Column) -> polars.Expr:
-    """TensorRT-LLM 1.3.0rc15 experts take 1.8 times those of rc10 and rc20; vLLM Marlin int4 and CUTLASS on Hopper and Ada 3 to 5 times."""
+    """TensorRT-LLM 1.3.0rc15 experts take 1.8 times those of rc10 and rc20; vLLM Marlin int4 and CUTLASS on
+    Hopper and Ada 3 to 5 times.
+    """
     marlin = c("kernel").str.contains("vllm_marlin_int4")
     cutlass = c("kernel").str.contains("flashinfer_cutlass") & c("gpu").str.contains("h100|h200|l40s")
     return (c("version") == "1.3.0rc15") | marlin | cutlass
@@ -112,11 +127,15 @@ def spread_experts(c: Column) -> polars.Expr:
 def host_bound(c: Column) -> polars.Expr:
     """Eager calls below 4 MiB and eager custom kernels measure the host that launches them, not the links."""
     custom = c("library").str.contains("custom")
-    return (c("mode") == "eager") & (custom | ((c("library") == "vidur_torch_nccl") & (c("bytes") < 4 * 2**20)))
+    return (c("mode") == "eager") & (
+        custom | ((c("library") == "vidur_torch_nccl") & (c("bytes") < 4 * 2**20))
+    )
 
 
 def not_clean(c: Column) -> polars.Expr:
-    """The table's own label: not aggregated, attention-DP above 1, TTFT of 10 s or more, or concurrency that is not the batch."""
+    """The table's own label: not aggregated, attention-DP above 1, TTFT of 10 s or more, or concurrency that
+    is not the batch.
+    """
     return ~c("clean")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from taygeta.base.errors import require
@@ -39,7 +40,7 @@ def _steps(column: str, edges: tuple[float, ...], unit: str = "") -> polars.Expr
     pl = require("polars", "tables", "Scoring")
     value = pl.col(column)
     out = pl.when(value < edges[0]).then(pl.lit(f"{column} < {edges[0]:g}{unit}"))
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in pairwise(edges):
         out = out.when(value < high).then(pl.lit(f"{low:g}{unit} <= {column} < {high:g}{unit}"))
     return out.otherwise(pl.lit(f"{column} >= {edges[-1]:g}{unit}"))
 
@@ -51,7 +52,11 @@ def _join(*columns: str | polars.Expr) -> polars.Expr:
 
 def _bound() -> polars.Expr:
     pl = require("polars", "tables", "Scoring")
-    return pl.when(pl.col("bound") == "").then(pl.lit("refused")).otherwise(pl.lit("bound by ") + pl.col("bound"))
+    return (
+        pl.when(pl.col("bound") == "")
+        .then(pl.lit("refused"))
+        .otherwise(pl.lit("bound by ") + pl.col("bound"))
+    )
 
 
 def _yes(condition: polars.Expr, yes: str, no: str) -> polars.Expr:

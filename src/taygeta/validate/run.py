@@ -22,7 +22,9 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Result:
-    """A scored table. frame: its rows with predictions and `clean`; removed: rows that each filter alone leaves out."""
+    """A scored table. frame: its rows with predictions and `clean`; removed: rows that each filter alone
+    leaves out.
+    """
 
     table: str
     chip: str
@@ -39,7 +41,12 @@ class Result:
     def reasons(self) -> list[tuple[str, int]]:
         """Return why rows have no answer and how many, the most frequent first."""
         pl = require("polars", "tables", "Scoring")
-        found = self.frame.filter(pl.col("refused").is_not_null()).group_by("refused").len().sort("len", "refused", descending=[True, False])
+        found = (
+            self.frame.filter(pl.col("refused").is_not_null())
+            .group_by("refused")
+            .len()
+            .sort("len", "refused", descending=[True, False])
+        )
         return found.rows()
 
 
@@ -79,7 +86,9 @@ def answer_frame(table: Table, frame: polars.DataFrame, systems: Systems) -> pol
     pl = require("polars", "tables", "Scoring")
     if table.name == "e2e":
         return e2e.answer(frame, systems)
-    answer = {"gemm": gemm, "moe": moe, "comm": comm, "llmcompass_matmul": llmcompass}.get(table.name, attention).answer
+    answer = {"gemm": gemm, "moe": moe, "comm": comm, "llmcompass_matmul": llmcompass}.get(
+        table.name, attention
+    ).answer
     found = answer(frame, systems)
     full = frame.with_columns(**columns_of(found))
     if table.name.startswith("attention"):
@@ -90,9 +99,20 @@ def answer_frame(table: Table, frame: polars.DataFrame, systems: Systems) -> pol
 def columns_of(found: Answers) -> dict[str, polars.Series]:
     """Return predictions as columns; empty where there is no answer."""
     pl = require("polars", "tables", "Scoring")
-    times = {"predicted_s": found.predicted, "low_s": found.low, "high_s": found.high, "roofline_s": found.roofline}
+    times = {
+        "predicted_s": found.predicted,
+        "low_s": found.low,
+        "high_s": found.high,
+        "roofline_s": found.roofline,
+    }
     out = {name: pl.Series(name, values).fill_nan(None) for name, values in times.items()}
     answered = out["predicted_s"].is_not_null()
     bound = pl.Series("bound", found.bound.tolist(), dtype=pl.String)
     refused = pl.Series("refused", [text or None for text in found.refused.tolist()], dtype=pl.String)
-    return {**out, "bound": bound.zip_with(answered, pl.Series([""], dtype=pl.String).extend_constant("", len(bound) - 1)), "refused": refused}
+    return {
+        **out,
+        "bound": bound.zip_with(
+            answered, pl.Series([""], dtype=pl.String).extend_constant("", len(bound) - 1)
+        ),
+        "refused": refused,
+    }

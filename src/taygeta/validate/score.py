@@ -1,8 +1,8 @@
 """Scores: how far predictions are from measurements, of all rows and of those that no filter leaves out.
 
-The error of a row is predicted / measured - 1. mape is the mean of its size, median and p90 its quantiles, bias its mean with the
-sign: negative where predictions are too fast. coverage is the share of measurements inside [low, high], width the median of
-high / low. A refused row counts in rows and not in answered.
+The error of a row is predicted / measured - 1. mape is the mean of its size, median and p90 its quantiles,
+bias its mean with the sign: negative where predictions are too fast. coverage is the share of measurements
+inside [low, high], width the median of high / low. A refused row counts in rows and not in answered.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ EVERY_GROUP = "all rows"
 
 @dataclass(frozen=True)
 class Metric:
-    """What is compared: a column of predictions with a measured one; low and high where the prediction has a range."""
+    """What is compared: a column of predictions with a measured one; low and high where the prediction has a
+    range.
+    """
 
     name: str
     predicted: str
@@ -34,7 +36,9 @@ class Metric:
 
 @dataclass(frozen=True)
 class Score:
-    """One line of a report. scope: "all" rows or the "clean" ones; errors are fractions, None where nothing is answered."""
+    """One line of a report. scope: "all" rows or the "clean" ones; errors are fractions, None where nothing
+    is answered.
+    """
 
     table: str
     chip: str
@@ -78,9 +82,12 @@ def metrics(table: str) -> tuple[Metric, ...]:
 
 
 def scores(table: str, chip: str, frame: polars.DataFrame) -> list[Score]:
-    """Return the scores of an answered table: frame has predictions, and in `clean` which rows no filter leaves out.
+    """Return the scores of an answered table: frame has predictions, and in `clean` which rows no filter
+    leaves
+    out.
 
-    chip names its column of chips. Every chip and all together; all rows and clean rows; clean rows by regime.
+    chip names its column of chips. Every chip and all together; all rows and clean rows; clean rows by
+    regime.
     """
     pl = require("polars", "tables", "Scoring")
     labelled = frame.with_columns(**label(table, frame))
@@ -99,18 +106,30 @@ def scores(table: str, chip: str, frame: polars.DataFrame) -> list[Score]:
 
 
 def _scores(
-    table: str, scope: str, part: polars.DataFrame, metric: Metric, by: list[str], chip: str, dimension: str | None
+    table: str,
+    scope: str,
+    part: polars.DataFrame,
+    metric: Metric,
+    by: list[str],
+    chip: str,
+    dimension: str | None,
 ) -> list[Score]:
     keys = by + ([f"_{dimension}"] if dimension else [])
     found = part.filter(part[metric.measured].is_not_null())
-    grouped = found.group_by(keys).agg(_numbers(metric)).sort(keys) if keys else found.select(_numbers(metric))
+    grouped = (
+        found.group_by(keys).agg(_numbers(metric)).sort(keys) if keys else found.select(_numbers(metric))
+    )
     return [
         Score(
-            table, row[chip] if by else EVERY_CHIP, scope, row[f"_{dimension}"] if dimension else EVERY_GROUP, metric.name,
+            table=table,
+            chip=row[chip] if by else EVERY_CHIP,
+            scope=scope,
+            group=row[f"_{dimension}"] if dimension else EVERY_GROUP,
+            metric=metric.name,
             **{name: row[name] for name in _NUMBERS},
         )
         for row in grouped.to_dicts()
-    ]  # fmt: skip
+    ]
 
 
 _NUMBERS = ("rows", "answered", "mape", "median", "p90", "bias", "coverage", "width")
@@ -130,7 +149,11 @@ def _numbers(metric: Metric) -> list[polars.Expr]:
         error.mean().alias("bias"),
     ]
     if not metric.low:
-        return [*out, pl.lit(None, dtype=pl.Float64).alias("coverage"), pl.lit(None, dtype=pl.Float64).alias("width")]
+        return [
+            *out,
+            pl.lit(None, dtype=pl.Float64).alias("coverage"),
+            pl.lit(None, dtype=pl.Float64).alias("width"),
+        ]
     low, high = pl.col(metric.low), pl.col(metric.high)
     inside = ((measured >= low) & (measured <= high)).cast(pl.Float64)
     return [*out, inside.mean().alias("coverage"), (high / low).median().alias("width")]

@@ -14,9 +14,22 @@ from taygeta.spec.engine import engine as find_engine
 from taygeta.spec.model import LatentAttention, Model
 from taygeta.validate.systems import Systems
 
-MODEL_CORNERS = ("nominal", "low", "high")  # of unpublished models, beside the nominal, fast and slow corners of a chip
-# Names of quantisation modes in e2e tables -> storage format; per-tensor fp8 checkpoints carry scales known in advance.
-MODES = {"fp8": "fp8_static", "fp8_block": "fp8_block", "nvfp4": "nvfp4", "fp4": "nvfp4", "mxfp4": "mxfp4", "bf16": "bf16", "int4": "int4"}
+MODEL_CORNERS = (
+    "nominal",
+    "low",
+    "high",
+)  # of unpublished models, beside the nominal, fast and slow corners of a chip
+# Names of quantisation modes in e2e tables -> storage format; per-tensor fp8 checkpoints carry scales known
+# in advance.
+MODES = {
+    "fp8": "fp8_static",
+    "fp8_block": "fp8_block",
+    "nvfp4": "nvfp4",
+    "fp4": "nvfp4",
+    "mxfp4": "mxfp4",
+    "bf16": "bf16",
+    "int4": "int4",
+}
 
 
 @dataclass(frozen=True)
@@ -32,9 +45,10 @@ class Spread:
 def spread_of(values: dict[str, Any]) -> Spread:
     """Return how the chips of a row are used.
 
-    Missing and zero sizes are 1. Some rows give every chip twice, as tp x ep = N x N where the run had N chips: those whose tp x dp
-    is the square of their expert (or data) parallelism are read as N chips. Rows with fewer attention ranks than expert ranks
-    keep requests apart on the ranks that are left (attention data parallelism). Raises InputError.
+    Missing and zero sizes are 1. Some rows give every chip twice, as tp x ep = N x N where the run had N
+    chips: those whose tp x dp is the square of their expert (or data) parallelism are read as N chips. Rows
+    with fewer attention ranks than expert ranks keep requests apart on the ranks that are left (attention
+    data parallelism). Raises InputError.
     """
     names = ("tp_size", "attention_dp_size", "moe_tp_size", "moe_ep_size", "pp_size")
     sizes = {name: values[name] or 1.0 for name in names}
@@ -53,7 +67,9 @@ def spread_of(values: dict[str, Any]) -> Spread:
 
 
 def formats_of(values: dict[str, Any]) -> tuple[str, str, str]:
-    """Return (format of dense matrices, format of experts, precision as labelled); "" is as the checkpoint stores them."""
+    """Return (format of dense matrices, format of experts, precision as labelled); "" is as the checkpoint
+    stores them.
+    """
     precision = values["precision"].lower()
     found = []
     for column in ("gemm_quant_mode", "moe_quant_mode"):
@@ -73,7 +89,9 @@ class Deployments:
     def build(
         self, model: str, system: str, engine: str, spread: Spread, formats: tuple[str, str, str]
     ) -> tuple[Deployment, ...]:
-        """Return the deployment at the nominal values, then at the corners of what is assumed. Raises InputError."""
+        """Return the deployment at the nominal values, then at the corners of what is assumed. Raises
+        InputError.
+        """
         chips = self._systems.get(system).chips
         parallelism = Parallelism(tp=spread.tp, pp=spread.pp, ep=spread.ep, dp=spread.dp)
         out = []
@@ -86,10 +104,12 @@ class Deployments:
 
 
 def deployed_formats(model: Model, chip: Chip, engine: str, formats: tuple[str, str, str]) -> Formats:
-    """Return what a serving engine stores. A label of as many bits as the checkpoint's own format means that one.
+    """Return what a serving engine stores. A label of as many bits as the checkpoint's own format means that
+    one.
 
-    NVFP4 checkpoints leave latent attention in bf16 (nvidia/DeepSeek-R1-FP4 and its kin). KV caches are fp8 on chips that compute in
-    4 bits, and everywhere for 8-bit checkpoints that vLLM serves with block scales (the public InferenceX recipes).
+    NVFP4 checkpoints leave latent attention in bf16 (nvidia/DeepSeek-R1-FP4 and its kin). KV caches are fp8
+    on chips that compute in 4 bits, and everywhere for 8-bit checkpoints that vLLM serves with block scales
+    (the public InferenceX recipes).
     """
     dense, experts, precision = formats
     native = model.native
@@ -99,7 +119,9 @@ def deployed_formats(model: Model, chip: Chip, engine: str, formats: tuple[str, 
     if parts["attention"] == "nvfp4" and latent:
         parts["attention"] = "bf16"
     dense_only, with_experts = (choose_formats(model, chip, weights=parts[p]) for p in ("ffn", "experts"))
-    wide = "fp8" if "fp4" in chip.peaks or (engine == "vllm" and parts["experts"] == "fp8_block") else native.kv
+    wide = (
+        "fp8" if "fp4" in chip.peaks or (engine == "vllm" and parts["experts"] == "fp8_block") else native.kv
+    )
     kv = native.kv if precision in ("", "bf16") else wide
     return replace(
         dense_only, **parts, head=native.head, activations=dense_only.activations,

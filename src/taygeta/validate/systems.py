@@ -1,4 +1,6 @@
-"""The chips that tables name: a row says "h100_sxm", a kernel needs numbers, at the nominal values and at the corners."""
+"""The chips that tables name: a row says "h100_sxm", a kernel needs numbers, at the nominal values and at the
+corners.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ CORNERS = ("fast", "slow")
 
 @dataclass(frozen=True)
 class System:
-    """A chip as a table names it, with what kernels know of it at the nominal values, then at the fast and the slow corner."""
+    """A chip as a table names it, with what kernels know of it at the nominal values, then at the fast and
+    the slow corner.
+    """
 
     name: str
     sheet: Sheet
@@ -40,7 +44,9 @@ class System:
 
 
 class Systems:
-    """Every chip that tables name, built once. own: chip files that stand for the catalogue's entry of the same id or alias."""
+    """Every chip that tables name, built once. own: chip files that stand for the catalogue's entry of the
+    same id or alias.
+    """
 
     def __init__(self, own: Iterable[str] = ()) -> None:
         self._own: dict[str, str] = {}

@@ -1,7 +1,8 @@
 """Tables of measured silicon: which columns each has, and a reader that refuses what cannot be scored.
 
-A table is a Parquet file named after it. Texts become strings, counts and measures become float64, and a missing optional column is
-filled with its default, so that what follows sees one shape of table. Times are seconds, sizes bytes or elements as named.
+A table is a Parquet file named after it. Texts become strings, counts and measures become float64, and a
+missing optional column is filled with its default, so that what follows sees one shape of table. Times are
+seconds, sizes bytes or elements as named.
 """
 
 from __future__ import annotations
@@ -20,13 +21,20 @@ MAX_BYTES = 2**30  # the largest public table has 2 MB
 MAX_ROWS = 20_000_000
 LARGEST = 2.0**40  # no size or count of a kernel comes near; keeps arithmetic finite
 TEXT, SIZE, TIME, FLAG = "text", "size", "time", "flag"
-_MEANING = {TEXT: "text", SIZE: "a number that is not negative", TIME: "a time in seconds above zero", FLAG: "true or false"}
+_MEANING = {
+    TEXT: "text",
+    SIZE: "a number that is not negative",
+    TIME: "a time in seconds above zero",
+    FLAG: "true or false",
+}
 REQUIRED = object()
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column. default: REQUIRED, or what a table without the column has; empty: whether a row may leave it out."""
+    """One column. default: REQUIRED, or what a table without the column has; empty: whether a row may leave
+    it out.
+    """
 
     name: str
     kind: str
@@ -44,7 +52,9 @@ class Table:
     chip: str = "gpu"
 
 
-def _columns(text: str = "", sizes: str = "", times: str = "latency_s", optional: tuple[Column, ...] = ()) -> tuple[Column, ...]:
+def _columns(
+    text: str = "", sizes: str = "", times: str = "latency_s", optional: tuple[Column, ...] = ()
+) -> tuple[Column, ...]:
     texts = tuple(Column(name, TEXT) for name in text.split())
     return (
         *texts,
@@ -56,9 +66,18 @@ def _columns(text: str = "", sizes: str = "", times: str = "latency_s", optional
 
 _KERNEL = tuple(Column(name, TEXT, "", True) for name in ("framework", "version", "kernel"))
 _WINDOW = Column("window", SIZE, 0.0, True)
+_COMPUTE = Column("compute_dtype", TEXT, "bfloat16")
 _MISLABELLED = Column("mislabelled_device", FLAG, False, True)
+_SERVED_TEXTS = (
+    "id", "backend_version", "precision", "gemm_quant_mode", "moe_quant_mode", "measured", "source", "image",
+)  # fmt: skip
+_SERVED_SIZES = (
+    "concurrency", "batch_size", "tp_size", "pp_size", "attention_dp_size", "moe_tp_size", "moe_ep_size",
+)  # fmt: skip
 _PEERS = tuple(
-    Column(f"aiconfigurator_{mode}_{what}_s", TIME, None, True) for mode in ("silicon", "hybrid") for what in ("tpot", "ttft")
+    Column(f"aiconfigurator_{mode}_{what}_s", TIME, None, True)
+    for mode in ("silicon", "hybrid")
+    for what in ("tpot", "ttft")
 )
 
 GEMM = Table("gemm", _columns("gpu dtype", "m n k", optional=(*_KERNEL, _MISLABELLED)))
@@ -66,36 +85,40 @@ PREFILL = Table(
     "attention_prefill",
     _columns(
         "gpu kv_dtype", "batch_size isl q_heads kv_heads head_dim",
-        optional=(*_KERNEL, Column("compute_dtype", TEXT, "bfloat16"), Column("step", SIZE, 0.0, True), _WINDOW, _MISLABELLED),
+        optional=(*_KERNEL, _COMPUTE, Column("step", SIZE, 0.0, True), _WINDOW, _MISLABELLED),
     ),
 )  # fmt: skip
 DECODE = Table(
     "attention_decode",
     _columns(
         "gpu kv_dtype", "batch_size kv_len q_heads kv_heads head_dim",
-        optional=(*_KERNEL, Column("compute_dtype", TEXT, "bfloat16"), _WINDOW, _MISLABELLED),
+        optional=(*_KERNEL, _COMPUTE, _WINDOW, _MISLABELLED),
     ),
 )  # fmt: skip
 MOE = Table(
     "moe",
     _columns(
-        "gpu dtype distribution", "num_tokens hidden_size inter_size topk num_experts tp ep", optional=(*_KERNEL, _MISLABELLED)
+        "gpu dtype distribution",
+        "num_tokens hidden_size inter_size topk num_experts tp ep",
+        optional=(*_KERNEL, _MISLABELLED),
     ),
 )
 COMM = Table(
     "comm",
-    _columns("gpu library op dtype", "num_gpus bytes", optional=(Column("version", TEXT, "", True), Column("mode", TEXT, "graph"))),
+    _columns(
+        "gpu library op dtype",
+        "num_gpus bytes",
+        optional=(Column("version", TEXT, "", True), Column("mode", TEXT, "graph")),
+    ),
 )
 E2E = Table(
     "e2e",
     _columns(
         "backend model_path system", "isl osl", "tpot_s",
         (
-            *(Column(name, TEXT, "", True) for name in ("id", "backend_version", "precision", "gemm_quant_mode", "moe_quant_mode")),
-            *(Column(name, TEXT, "", True) for name in ("measured", "source", "image")),
+            *(Column(name, TEXT, "", True) for name in _SERVED_TEXTS),
             Column("mode", TEXT, "agg"),
-            *(Column(name, SIZE, None, True) for name in ("concurrency", "batch_size", "tp_size", "pp_size", "attention_dp_size")),
-            *(Column(name, SIZE, None, True) for name in ("moe_tp_size", "moe_ep_size")),
+            *(Column(name, SIZE, None, True) for name in _SERVED_SIZES),
             Column("ttft_s", TIME, None, True),
             Column("clean", FLAG, True, True),
             *_PEERS,
@@ -111,12 +134,16 @@ def find_tables(directory: Path) -> list[tuple[Table, Path]]:
     """Return the tables that a directory holds, in the order of TABLES. Raises InputError when it holds none."""
     try:
         if not directory.is_dir():
-            raise InputError(f"{directory} is not a directory: `taygeta validate` takes one that holds tables such as gemm.parquet.")
+            raise InputError(
+                f"{directory} is not a directory: it must be one that holds tables such as gemm.parquet."
+            )
         found = [(table, directory / f"{table.name}.parquet") for table in TABLES]
         here = [(table, path) for table, path in found if path.exists()]
         if not here and not list(directory.glob("llmcompass/*.csv")):
             names = ", ".join(f"{table.name}.parquet" for table in TABLES)
-            raise InputError(f"{directory} holds no table of measured silicon: expected any of {names}, llmcompass/*.csv.")
+            raise InputError(
+                f"{directory} holds no table of measured silicon: expected any of {names}, llmcompass/*.csv."
+            )
     except (OSError, ValueError) as error:
         raise InputError(f"{directory} cannot be read: {error}.") from None
     return here
@@ -125,15 +152,17 @@ def find_tables(directory: Path) -> list[tuple[Table, Path]]:
 def read_table(table: Table, path: Path, progress: Callable[[str], None] | None = None) -> polars.DataFrame:
     """Read one table into strings, float64 and booleans, its other columns as they are.
 
-    Raises InputError that names the file and the column for a file that is no Parquet, is too large or empty, lacks a column,
-    or holds a value that is no size or time.
+    Raises InputError that names the file and the column for a file that is no Parquet, is too large or empty,
+    lacks a column, or holds a value that is no size or time.
     """
     pl = require("polars", "tables", "Reading tables of silicon")
     raw = _read(path, pl)
     for column in table.columns:
         if column.name not in raw.columns:
             if column.default is REQUIRED:
-                raise InputError(f"{path}: column {column.name} is missing; it must hold {_MEANING[column.kind]}.")
+                raise InputError(
+                    f"{path}: column {column.name} is missing; it must hold {_MEANING[column.kind]}."
+                )
             dtype = {TEXT: pl.String, FLAG: pl.Boolean}.get(column.kind, pl.Float64)
             raw = raw.with_columns(pl.lit(column.default, dtype=dtype).alias(column.name))
         else:
@@ -147,12 +176,16 @@ def _read(path: Path, pl: Any) -> polars.DataFrame:
             raise InputError(f"{path} is not a file.")
         if path.stat().st_size > MAX_BYTES:
             raise InputError(f"{path} is larger than {MAX_BYTES // 2**20} MiB: split it into directories.")
-        count = pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()  # from the footer, before any page
+        count = (
+            pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()
+        )  # from the footer, before any page
         if count > MAX_ROWS:
             raise InputError(f"{path} has {count:,} rows, more than {MAX_ROWS:,}: split it into directories.")
         raw = pl.read_parquet(path, glob=False)
     except (pl.exceptions.PolarsError, OSError, ValueError, OverflowError) as error:
-        raise InputError(f"{path} is not a Parquet file that can be read: {str(error).splitlines()[0][:200]}.") from None
+        raise InputError(
+            f"{path} is not a Parquet file that can be read: {str(error).splitlines()[0][:200]}."
+        ) from None
     except BaseException as error:  # a damaged file can panic inside the reader, which is no Exception
         if type(error).__name__ != "PanicException":
             raise
@@ -182,7 +215,9 @@ def _typed(values: polars.Series, column: Column, path: Path, pl: Any) -> polars
     if column.empty:
         return values.fill_null(column.default) if column.default is not None else values
     if values.null_count():
-        raise InputError(f"{where} is empty in {values.null_count():,} rows; every row must have {_MEANING[column.kind]}.")
+        raise InputError(
+            f"{where} is empty in {values.null_count():,} rows; every row must have {_MEANING[column.kind]}."
+        )
     return values
 
 
@@ -193,4 +228,6 @@ def _check_numbers(values: polars.Series, column: Column, where: str) -> None:
         bad = bad | (given <= 0.0)
     if bad.any():
         first = given.filter(bad)[0]
-        raise InputError(f"{where} must hold {_MEANING[column.kind]}, not {first:g} ({int(bad.sum()):,} such rows).")
+        raise InputError(
+            f"{where} must hold {_MEANING[column.kind]}, not {first:g} ({int(bad.sum()):,} such rows)."
+        )

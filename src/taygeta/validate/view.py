@@ -1,4 +1,6 @@
-"""Scores as tables: on a terminal and on a page with plots of predicted against measured and of errors by shape."""
+"""Scores as tables: on a terminal and on a page with plots of predicted against measured and of errors by
+shape.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +14,30 @@ from taygeta.report.html import page as html_page
 from taygeta.report.view import Cell, Column, Grid, View, cells
 from taygeta.validate.fit import Fit
 from taygeta.validate.run import Result
-from taygeta.validate.score import ALL, CLEAN, EVERY_CHIP, EVERY_GROUP, Score, metrics
+from taygeta.validate.score import ALL, CLEAN, EVERY_GROUP, Score, metrics
 
 if TYPE_CHECKING:
     import polars
 
 POINTS = 4000  # of a plot: more are one dark patch
 NOTE = (
-    "error = predicted / measured - 1; MAPE is the mean of its size, bias its mean with the sign (negative: predicted too fast)."
+    "error = predicted / measured - 1; MAPE is the mean of its size, bias its mean with the sign"
+    " (negative: predicted too fast)"
 )
 _HEADS = ("MAPE", "median", "p90", "bias")
-_SIZES = {"gemm": "m", "attention_prefill": "isl", "attention_decode": "kv_len", "moe": "num_tokens", "comm": "bytes"}
+_SIZES = {
+    "gemm": "m",
+    "attention_prefill": "isl",
+    "attention_decode": "kv_len",
+    "moe": "num_tokens",
+    "comm": "bytes",
+}
 
 
 def summary(results: Sequence[Result], regimes: bool = True) -> View:
-    """Return the scores of a validation: all rows and clean rows of every table and chip, then clean rows by regime."""
+    """Return the scores of a validation: all rows and clean rows of every table and chip, then clean rows by
+    regime.
+    """
     grids = [_totals(results)]
     if regimes:
         grids += [_regimes(result) for result in results]
@@ -44,12 +55,17 @@ def _line(result: Result) -> str:
 
 
 def _refusals(results: Sequence[Result]) -> list[str]:
-    return [f"{r.table}: {count:,} rows without an answer: {reason}" for r in results for reason, count in r.reasons()[:5]]
+    return [
+        f"{r.table}: {count:,} rows without an answer: {reason}"
+        for r in results
+        for reason, count in r.reasons()[:5]
+    ]
 
 
 def _totals(results: Sequence[Result]) -> Grid:
     columns = (
-        Column("table", False), Column("chip", False), Column("metric", False), Column("rows", drop=2), Column("answered", drop=1),
+        Column("table", False), Column("chip", False), Column("metric", False),
+        Column("rows", drop=2), Column("answered", drop=1),
         *(Column(f"{head}, clean") for head in _HEADS), Column("MAPE, all", drop=1), Column("inside", drop=3),
     )  # fmt: skip
     rows = []
@@ -58,20 +74,33 @@ def _totals(results: Sequence[Result]) -> Grid:
         for (chip, metric, scope), clean in found.items():
             if scope == CLEAN:
                 rows.append(_total(clean, found[chip, metric, ALL]))
-    return Grid("Scores", columns, tuple(rows), caption="inside: share of clean measurements within the predicted range")
+    return Grid(
+        "Scores",
+        columns,
+        tuple(rows),
+        caption="inside: share of clean measurements within the predicted range",
+    )
 
 
 def _total(clean: Score, every: Score) -> tuple[Cell, ...]:
     answered = f"{clean.answered / clean.rows:.1%}" if clean.rows else "-"
     errors = [percent(value) for value in (clean.mape, clean.median, clean.p90, clean.bias)]
     return cells(
-        clean.table, clean.chip, clean.metric, f"{clean.rows:,}", answered, *errors, percent(every.mape), percent(clean.coverage)
+        clean.table,
+        clean.chip,
+        clean.metric,
+        f"{clean.rows:,}",
+        answered,
+        *errors,
+        percent(every.mape),
+        percent(clean.coverage),
     )
 
 
 def _regimes(result: Result) -> Grid:
     columns = (
-        Column("chip", False), Column("regime", False), Column("rows", drop=1), *(Column(head) for head in _HEADS),
+        Column("chip", False), Column("regime", False), Column("rows", drop=1),
+        *(Column(head) for head in _HEADS),
         Column("roofline MAPE", drop=2),
     )  # fmt: skip
     ours, floor = metrics(result.table)[:2]
@@ -80,7 +109,9 @@ def _regimes(result: Result) -> Grid:
     for s in result.scores:
         if s.metric == ours.name and s.scope == CLEAN and s.group != EVERY_GROUP:
             errors = [percent(value) for value in (s.mape, s.median, s.p90, s.bias)]
-            rows.append(cells(s.chip, s.group, f"{s.answered:,}", *errors, percent(bare[s.chip, s.group].mape)))
+            rows.append(
+                cells(s.chip, s.group, f"{s.answered:,}", *errors, percent(bare[s.chip, s.group].mape))
+            )
     return Grid(f"{result.table} by regime, clean rows", columns, tuple(rows))
 
 
@@ -89,7 +120,10 @@ def fits(name: str, found: Sequence[Fit]) -> View:
     columns = (Column("constant", False), Column("value"), Column("low", drop=1), Column("high", drop=1))
     grids = []
     for item in found:
-        rows = [cells(path, f"{value:.4g}", *(f"{end:.4g}" for end in item.ranges[path])) for path, value in item.values.items()]
+        rows = [
+            cells(path, f"{value:.4g}", *(f"{end:.4g}" for end in item.ranges[path]))
+            for path, value in item.values.items()
+        ]
         caption = f"mean error {percent(item.mape)}, median {percent(item.median)} on {item.rows:,} rows"
         grids.append(Grid(item.source, columns, tuple(rows), caption=caption))
     note = "SI units; low and high are those of five refits that each leave out a fifth of the rows"
@@ -126,9 +160,12 @@ def _against(frame: polars.DataFrame, result: Result, predicted: str, measured: 
     drawing = Drawing(4.6)
     with drawing as (_, axes):
         _points(axes, frame, result.chip, frame[measured].to_numpy() * 1e6, frame[predicted].to_numpy() * 1e6)
-        ends = [float(frame[measured].min()) * 1e6, float(frame[measured].max()) * 1e6]  # type: ignore[arg-type]
+        # type: ignore[arg-type]
+        ends = [float(frame[measured].min()) * 1e6, float(frame[measured].max()) * 1e6]
         axes.plot(ends, ends, linewidth=1.0, color="#010101")
-        axes.set(xscale="log", yscale="log", xlabel="measured, microseconds", ylabel="predicted, microseconds")
+        axes.set(
+            xscale="log", yscale="log", xlabel="measured, microseconds", ylabel="predicted, microseconds"
+        )
         axes.legend()
     return drawing.picture(title, f"{title}: each point is a row, the line is where both are equal.", key)
 
