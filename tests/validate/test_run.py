@@ -190,5 +190,5 @@ def test_the_report_says_where_constants_come_from(write):
         systems,
     )
     assert "## Where the constants come from" in text
-    assert "| h100_sxm | matmul" in text
+    assert "| h100 | matmul" in text
     assert "| gemm | slow quantisation | 0 |" in text

@@ -16,7 +16,7 @@ class Hardware(NamedTuple):
     core_sram_bytes: float  # L1, shared memory or scratchpad of one core
     core_port: float  # B/clk that one core can load from the shared level (calibration)
     launch: float  # s, launch and drain of one kernel in a replayed graph (calibration)
-    multicast: float  # traffic factor when neighbouring cores share operand tiles: 1 none, 0.75 on clusters (calibration)
+    multicast: float  # traffic factor when neighbouring cores share operands: 1 none, 0.75 on clusters (calibration)
     exp_per_clock: float  # exponentials per clock of one core
     tile_rows: float  # granule of m in the tensor unit
     tile_cols: float  # granule of n

@@ -115,8 +115,8 @@ def entry(path: str, value: float, found: Fit, name: str, today: datetime.date) 
         "high": _text(max(high, value), dimension),
         "source": f"{found.source}; fitted {today.isoformat()}",
         "reason": (
-            f"fitted on {found.rows:,} rows, mean error {found.mape:.1%}, median {found.median:.1%}; the range is"
-            " that of five refits which each leave out a fifth of the rows"
+            f"fitted on {found.rows:,} rows, mean error {found.mape:.1%}, median {found.median:.1%}; the"
+            " range is that of five refits which each leave out a fifth of the rows"
         ),
     }
 

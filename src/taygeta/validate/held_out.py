@@ -67,7 +67,7 @@ def held_out(results: Sequence[Result], systems: Systems) -> list[HeldOut]:
         lenders = {name: systems.get(name) for name in samples if _known(systems, name)}
         for chip, frame in samples.items():
             for other, lender in lenders.items():
-                if other != chip and chip in lenders:
+                if chip in lenders and lender.chip.id != lenders[chip].chip.id:
                     answered = answer_frame(
                         tables[result.table], frame.drop(_ADDED, strict=False), Borrowed(systems, lender)
                     )

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from taygeta.spec.sheet import Entry
 from taygeta.validate import quirks
 from taygeta.validate.held_out import HeldOut
 from taygeta.validate.run import Result
-from taygeta.validate.score import ALL, CLEAN, EVERY_GROUP, Score, metrics
+from taygeta.validate.score import ALL, CLEAN, EVERY_GROUP, LEAST_ROWS, Score, metrics, shown
 from taygeta.validate.systems import System, Systems
 
 _HEAD = """# Accuracy
@@ -25,6 +26,22 @@ error.
 """
 
 
+TEXTS = (
+    "table",
+    "chips",
+    "chip",
+    "chip left out",
+    "constants from",
+    "metric",
+    "regime",
+    "reason",
+    "filter",
+    "kernel",
+    "source",
+)
+KERNELS = ("matmul", "quantise", "vector", "attention", "experts", "collective", "link")
+
+
 def report(results: Sequence[Result], systems: Systems, held_out: Sequence[HeldOut] = ()) -> str:
     """Return the report of a validation as Markdown."""
     parts = [_HEAD, _scored(results), _filters(results), _fitted(systems)]
@@ -34,9 +51,9 @@ def report(results: Sequence[Result], systems: Systems, held_out: Sequence[HeldO
     return "\n".join(parts)
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], left: int) -> str:
-    """Return a Markdown table; the first `left` columns are aligned left, numbers right."""
-    line = "|" + "|".join("---" if i < left else "---:" for i in range(len(heads))) + "|"
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], texts: Sequence[str]) -> str:
+    """Return a Markdown table; the columns named in `texts` are aligned left, numbers right."""
+    line = "|" + "|".join("---" if head in texts else "---:" for head in heads) + "|"
     body = ["| " + " | ".join(_cell(cell) for cell in row) + " |" for row in rows]
     return "\n".join(["| " + " | ".join(heads) + " |", line, *body]) + "\n"
 
@@ -54,10 +71,10 @@ def _scored(results: Sequence[Result]) -> str:
             int(r.frame[metrics(r.table)[0].predicted].is_not_null().sum()),
         )
         rows.append((r.table, ", ".join(chips), f"{r.frame.height:,}", f"{clean:,}", f"{answered:,}"))
-    out = ["## What was scored", "", _table(("table", "chips", "rows", "clean", "answered"), rows, 2)]
+    out = ["## What was scored", "", _table(("table", "chips", "rows", "clean", "answered"), rows, TEXTS)]
     reasons = [(r.table, text, f"{count:,}") for r in results for text, count in r.reasons()]
     if reasons:
-        out += ["Rows without an answer:", "", _table(("table", "reason", "rows"), reasons, 2)]
+        out += ["Rows without an answer:", "", _table(("table", "reason", "rows"), reasons, TEXTS)]
     return "\n".join(out)
 
 
@@ -78,42 +95,66 @@ def _filters(results: Sequence[Result]) -> str:
         " predictions. A row can meet several."
     )
     return "\n".join(
-        ["## What is left out", "", text, "", _table(("table", "filter", "rows", "reason"), rows, 2)]
+        ["## What is left out", "", text, "", _table(("table", "filter", "rows", "reason"), rows, TEXTS)]
     )
 
 
 def _fitted(systems: Systems) -> str:
-    rows = [row for _, system in sorted(systems.used().items()) for row in _provenance(system)]
+    chips = {system.chip.id: system for _, system in sorted(systems.used().items())}
     text = (
-        "A chip whose constants were fitted on a table is not predicted there: its score says how well the form"
-        " fits. Constants of a family are shared by its chips; those marked as assumptions were fitted on nothing."
+        "A chip whose constants were fitted on a table is not predicted there: its score says how well the"
+        " form fits. Each cell counts a kernel's constants: those of the chip's own sheet (fitted, or stated)"
+        " and those that it takes from its family, which were fitted on relatives or assumed. Constants of a"
+        " kernel that neither gives are shared by all chips and stand in the kernel's module."
     )
-    return "\n".join(
-        [
-            "## Where the constants come from",
-            "",
-            text,
-            "",
-            _table(("chip", "constants", "origin", "source"), rows, 4),
-        ]
-    )
-
-
-def _provenance(system: System) -> list[tuple[str, str, str, str]]:
-    """Return (chip, kernel whose constants they are, whose they are, their source), constants of one source
-    together.
-    """
-    found: dict[tuple[str, str, str], int] = {}
-    for path, entry in system.sheet.entries.items():
-        if path.startswith("calibration."):
-            kernel = path.split(".")[1]
-            source = f"assumption: {entry.reason}" if entry.assumed and not entry.source else entry.source
-            key = (kernel, entry.origin, source)
-            found[key] = found.get(key, 0) + 1
-    return [
-        (system.name, f"{kernel} ({count})", origin, source)
-        for (kernel, origin, source), count in found.items()
+    heads = ("chip", *KERNELS)
+    rows = [(chip, *(_counts(system, kernel) for kernel in KERNELS)) for chip, system in chips.items()]
+    out = ["## Where the constants come from", "", text, "", _table(heads, rows, ("chip", *KERNELS))]
+    sources = [
+        (chip, kernel, source) for chip, system in chips.items() for kernel, source in _sources(system)
     ]
+    return "\n".join(
+        [*out, "Sources of the chips' own:", "", _table(("chip", "kernel", "source"), sources, TEXTS)]
+    )
+
+
+def _entries(system: System, kernel: str) -> list[Entry]:
+    """Return the numbers of a kernel's constants; launch and the ports count as the multiply's."""
+    general = ("launch", "core_port", "core_port_share", "multicast")
+    found = []
+    for path, entry in system.sheet.entries.items():
+        parts = path.split(".")
+        owner = (
+            "matmul"
+            if parts[0] == "calibration" and parts[1] in general
+            else parts[1]
+            if len(parts) > 1
+            else ""
+        )
+        if (parts[0] == "calibration" and owner == kernel) or (kernel == "link" and path == "link.latency"):
+            found.append(entry)
+    return found
+
+
+def _counts(system: System, kernel: str) -> str:
+    entries = _entries(system, kernel)
+    own = sum(entry.origin != "family" for entry in entries)
+    texts = [f"{own} own"] if own else []
+    if len(entries) > own:
+        texts.append(f"{len(entries) - own} of {system.chip.family}")
+    return ", ".join(texts) or "shared"
+
+
+def _sources(system: System) -> list[tuple[str, str]]:
+    """Return (kernels, source) of the constants of a chip's own sheet, kernels of one source together."""
+    found: dict[str, list[str]] = {}
+    for kernel in KERNELS:
+        for entry in _entries(system, kernel):
+            if entry.origin != "family":
+                text = "; ".join(part for part in (entry.source, entry.reason) if part)
+                kernels = found.setdefault(text, [])
+                kernels += [kernel] if kernel not in kernels else []
+    return [(", ".join(kernels), text) for text, kernels in found.items()]
 
 
 def _held_out(held_out: Sequence[HeldOut]) -> str:
@@ -141,10 +182,11 @@ def _held_out(held_out: Sequence[HeldOut]) -> str:
         "median, own constants",
     )
     text = (
-        "Each chip with constants that never saw it: those of another chip, carried over as they are, only public"
-        " numbers of the chip itself changed. Clean rows. Beside it the same rows with the chip's own constants."
+        "Each chip with constants that never saw it: those of another chip, carried over as they are, only"
+        " public numbers of the chip itself changed. Clean rows. Beside it the same rows with the chip's own"
+        " constants."
     )
-    return "\n".join(["## Chips left out", "", text, "", _table(heads, rows, 3)])
+    return "\n".join(["## Chips left out", "", text, "", _table(heads, rows, TEXTS)])
 
 
 def _totals(results: Sequence[Result]) -> str:
@@ -164,7 +206,7 @@ def _totals(results: Sequence[Result]) -> str:
     out = ["## Scores", ""]
     for scope, title in ((CLEAN, "Clean rows"), (ALL, "All rows")):
         rows = [_line(s) for r in results for s in r.scores if s.scope == scope and s.group == EVERY_GROUP]
-        out += [f"### {title}", "", _table(heads, rows, 3)]
+        out += [f"### {title}", "", _table(heads, rows, TEXTS)]
     return "\n".join(out)
 
 
@@ -177,18 +219,15 @@ def _line(s: Score) -> tuple[str, ...]:
 
 def _regimes(result: Result) -> str:
     ours, floor = metrics(result.table)[:2]
-    found = {
-        (s.chip, s.group, s.metric): s for s in result.scores if s.scope == CLEAN and s.group != EVERY_GROUP
-    }
     peers = [m for m in metrics(result.table)[2:] if m.measured == ours.measured]
+    found = {(s.chip, s.dimension, s.group, s.metric): s for s in result.scores if s.scope == CLEAN}
     rows = []
-    for (chip, group, metric), s in found.items():
-        if metric == ours.name and s.answered:
-            others = [found.get((chip, group, m.name)) for m in (floor, *peers)]
-            errors = (percent(x) for x in (s.mape, s.median, s.p90, s.bias))
-            rows.append(
-                (chip, group, f"{s.rows:,}", *errors, *(percent(o.mape) if o else "-" for o in others))
-            )
+    for s in shown(result.scores, ours.name):
+        others = [found.get((s.chip, s.dimension, s.group, m.name)) for m in (floor, *peers)]
+        errors = (percent(x) for x in (s.mape, s.median, s.p90, s.bias))
+        rows.append(
+            (s.chip, s.group, f"{s.rows:,}", *errors, *(percent(o.mape) if o else "-" for o in others))
+        )
     heads = (
         "chip",
         "regime",
@@ -199,7 +238,8 @@ def _regimes(result: Result) -> str:
         "bias",
         *(f"{m.name} MAPE" for m in (floor, *peers)),
     )
-    return "\n".join([f"## {result.table} by regime", "", "Clean rows.", "", _table(heads, rows, 2)])
+    note = f"Clean rows; regimes of at least {LEAST_ROWS} rows."
+    return "\n".join([f"## {result.table} by regime", "", note, "", _table(heads, rows, TEXTS)])
 
 
 def percent(value: float | None) -> str:

@@ -31,7 +31,7 @@ def without_graphs(c: Column) -> polars.Expr:
 
 
 def slow_quantisation(c: Column) -> polars.Expr:
-    """Releases 0.18, 0.22 and 0.24 fp8_block is 3 to 8 times slow at small m, vLLM 0.14 fp8 50 to 70 %."""
+    """Block fp8 of vLLM 0.18, 0.22 and 0.24 is 3 to 8 times slow at small m, fp8 of vLLM 0.14 50 to 70 %."""
     block = (c("dtype") == "fp8_block") & c("version").is_in(["0.18.0", "0.22.0", "0.24.0"])
     return (c("framework") == "vllm") & (block | ((c("dtype") == "fp8") & (c("version") == "0.14.0")))
 

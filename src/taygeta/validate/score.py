@@ -7,6 +7,7 @@ inside [low, high], width the median of high / low. A refused row counts in rows
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 ALL, CLEAN = "all", "clean"
 EVERY_CHIP = "all chips"
 EVERY_GROUP = "all rows"
+CASE = "case"  # the dimension that joins the others
+LEAST_ROWS = 20  # of a regime that a report prints
 
 
 @dataclass(frozen=True)
@@ -36,13 +39,15 @@ class Metric:
 
 @dataclass(frozen=True)
 class Score:
-    """One line of a report. scope: "all" rows or the "clean" ones; errors are fractions, None where nothing
-    is answered.
+    """One line of a report. scope: "all" rows or the "clean" ones; dimension: by what rows are grouped, ""
+    for
+    all; errors are fractions, None where nothing is answered.
     """
 
     table: str
     chip: str
     scope: str
+    dimension: str
     group: str
     metric: str
     rows: int
@@ -124,11 +129,26 @@ def _scores(
             table=table,
             chip=row[chip] if by else EVERY_CHIP,
             scope=scope,
+            dimension=dimension or "",
             group=row[f"_{dimension}"] if dimension else EVERY_GROUP,
             metric=metric.name,
             **{name: row[name] for name in _NUMBERS},
         )
         for row in grouped.to_dicts()
+    ]
+
+
+def shown(found: Sequence[Score], metric: str) -> list[Score]:
+    """Return the scores by regime that a report prints: every regime of all chips together, and cases of each
+    chip.
+    """
+    return [
+        s
+        for s in found
+        if s.metric == metric
+        and s.scope == CLEAN
+        and (s.dimension == CASE if s.chip != EVERY_CHIP else s.dimension not in ("", CASE))
+        and s.answered >= LEAST_ROWS
     ]
 
 

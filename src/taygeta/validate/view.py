@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from taygeta.report.figure import Drawing, Picture, series_colour
+from taygeta.report.figure import INK, Drawing, Picture, series_colour
 from taygeta.report.html import page as html_page
 from taygeta.report.view import Cell, Column, Grid, View, cells
 from taygeta.validate.fit import Fit
 from taygeta.validate.run import Result
-from taygeta.validate.score import ALL, CLEAN, EVERY_GROUP, Score, metrics
+from taygeta.validate.score import ALL, CLEAN, EVERY_GROUP, Score, metrics, shown
 
 if TYPE_CHECKING:
     import polars
@@ -104,14 +104,16 @@ def _regimes(result: Result) -> Grid:
         Column("roofline MAPE", drop=2),
     )  # fmt: skip
     ours, floor = metrics(result.table)[:2]
-    bare = {(s.chip, s.group): s for s in result.scores if s.metric == floor.name and s.scope == CLEAN}
+    bare = {
+        (s.chip, s.dimension, s.group): s
+        for s in result.scores
+        if s.metric == floor.name and s.scope == CLEAN
+    }
     rows = []
-    for s in result.scores:
-        if s.metric == ours.name and s.scope == CLEAN and s.group != EVERY_GROUP:
-            errors = [percent(value) for value in (s.mape, s.median, s.p90, s.bias)]
-            rows.append(
-                cells(s.chip, s.group, f"{s.answered:,}", *errors, percent(bare[s.chip, s.group].mape))
-            )
+    for s in shown(result.scores, ours.name):
+        errors = [percent(value) for value in (s.mape, s.median, s.p90, s.bias)]
+        below = percent(bare[s.chip, s.dimension, s.group].mape)
+        rows.append(cells(s.chip, s.group, f"{s.answered:,}", *errors, below))
     return Grid(f"{result.table} by regime, clean rows", columns, tuple(rows))
 
 
@@ -159,10 +161,10 @@ def _against(frame: polars.DataFrame, result: Result, predicted: str, measured: 
     title = f"{result.table}: predicted against measured"
     drawing = Drawing(4.6)
     with drawing as (_, axes):
-        _points(axes, frame, result.chip, frame[measured].to_numpy() * 1e6, frame[predicted].to_numpy() * 1e6)
-        # type: ignore[arg-type]
-        ends = [float(frame[measured].min()) * 1e6, float(frame[measured].max()) * 1e6]
-        axes.plot(ends, ends, linewidth=1.0, color="#010101")
+        times = frame[measured].to_numpy() * 1e6
+        _points(axes, frame, result.chip, times, frame[predicted].to_numpy() * 1e6)
+        ends = [times.min(), times.max()]
+        axes.plot(ends, ends, linewidth=1.0, color=INK)
         axes.set(
             xscale="log", yscale="log", xlabel="measured, microseconds", ylabel="predicted, microseconds"
         )
@@ -177,7 +179,7 @@ def _by_size(frame: polars.DataFrame, result: Result, predicted: str, measured: 
     drawing = Drawing(3.4)
     with drawing as (_, axes):
         _points(axes, frame, result.chip, np.maximum(frame[size].fill_null(1.0).to_numpy(), 0.5), ratio)
-        axes.axhline(1.0, linewidth=1.0, color="#010101")
+        axes.axhline(1.0, linewidth=1.0, color=INK)
         axes.set(xscale="log", yscale="log", xlabel=size, ylabel="predicted / measured")
         axes.legend()
     return drawing.picture(title, f"{title}: the ratio of predicted to measured time of each row.", key)
