@@ -192,3 +192,17 @@ def test_the_report_says_where_constants_come_from(write):
     assert "## Where the constants come from" in text
     assert "| h100 | matmul" in text
     assert "| gemm | slow quantisation | 0 |" in text
+
+
+def test_left_out_chips_keep_their_own_public_numbers():
+    """A sibling's constants on a chip with twice its bandwidth: long streams still take half the time."""
+    from taygeta.validate.held_out import Lent, family_only
+
+    systems = Systems()
+    h100, h200 = systems.get("h100_sxm"), systems.get("h200_sxm")
+    bare = family_only(h100)
+    assert bare.hbm == h100.chip.hbm
+    assert bare.constants["launch"] != h100.chip.constants["launch"]
+    lent = Lent(systems, family_only).get("h200_sxm").chip
+    assert lent.hbm == h200.chip.hbm
+    assert dict(lent.constants) == dict(bare.constants)

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from taygeta.base import units
 from taygeta.base.errors import InputError
 from taygeta.frontend.catalog import model
+from taygeta.graph.memory import memory
 from taygeta.spec.catalog import sheet
 from taygeta.spec.chip import Chip, assumption_group, build_chip
 from taygeta.spec.deployment import Corner, Deployment, Parallelism, deployment, divides_heads
@@ -59,22 +60,28 @@ class Recipe:
         return sheet(self.chip_name, split_settings(self.settings)[0])
 
     def build(self) -> Deployment:
-        """Return the deployment. Raises InputError."""
-        parts = self.parts()
+        """Return the deployment. Raises InputError.
+
+        Where nothing is said of parallelism: as much tensor parallelism as heads and chips divide into, and as few
+        pipeline stages as make the weights fit.
+        """
+        model, chip, corners = self.parts()
         count = split_count(self.on)[1]
         used = self.pp * self.dp * self.cp
-        tp = self.tp or self._default_tp(parts[0], count, used)
+        tp = self.tp or self._default_tp(model, count, used)
         spread = Parallelism(tp, self.pp, self.ep or 1, self.dp, self.cp, self.sequence)
-        return deployment(
-            *parts[:2],
+        found = deployment(
+            model,
+            chip,
             count or spread.chips,
             engine(self.engine),
             spread,
             self.weights,
             self.activations,
             self.kv,
-            parts[2],
+            corners,
         )
+        return found if self.given else _fitting(found)
 
     def parts(self) -> tuple[Model, Chip, tuple[Corner, ...]]:
         """Return the model, the chip, and what is assumed about them, group by group. Raises InputError."""
@@ -92,6 +99,16 @@ class Recipe:
         """The most of the chips that other parallelism leaves which heads and chips divide into evenly."""
         chips = max(1, (count or used) // used)
         return max(tp for tp in range(1, chips + 1) if chips % tp == 0 and divides_heads(found, tp))
+
+
+def _fitting(d: Deployment) -> Deployment:
+    """The deployment with as few pipeline stages as make its weights fit; as it is where none do."""
+    left = d.chips // d.parallelism.chips
+    for pp in (n for n in range(1, left + 1) if left % n == 0 and n <= len(d.model.layers)):
+        longer = replace(d, parallelism=replace(d.parallelism, pp=pp))
+        if memory(longer).fits:
+            return longer
+    return d
 
 
 def split_count(on: str) -> tuple[str, int | None]:

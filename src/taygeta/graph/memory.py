@@ -15,6 +15,7 @@ from taygeta.graph.partition import stages
 from taygeta.spec.deployment import Deployment, Parallelism, divides_heads
 from taygeta.spec.model import Attention, LatentAttention, Layer, LinearAttention, StateSpace
 
+MAX_IDEA = 64  # degrees of parallelism that a message proposes
 STATE_BYTES = 4  # recurrent states are kept in fp32 by every engine; convolution histories in bf16
 
 
@@ -120,26 +121,27 @@ def _layer_bytes(layer: Layer, d: Deployment, context: int) -> float:
 
 
 def _what_fits(d: Deployment) -> str:
-    """The nearest things that would fit: more tensor parallelism, or narrower weights."""
+    """The nearest things that would fit: more tensor parallelism, more pipeline stages, or narrower weights."""
+    f, p = d.formats, d.parallelism
     ideas: list[str] = []
-    f = d.formats
-    tp = d.parallelism.tp * 2
-    while tp <= 64:
-        if memory(replace(d, parallelism=_with_tp(d.parallelism, tp))).fits and divides_heads(d.model, tp):
-            ideas.append(f"tp={tp}")
-            break
-        tp *= 2
+    wider = (tp for tp in (p.tp << i for i in range(1, 7)) if tp <= MAX_IDEA and divides_heads(d.model, tp))
+    longer = (pp for pp in (p.pp << i for i in range(1, 7)) if pp <= min(MAX_IDEA, len(d.model.layers)))
+    tp = next((tp for tp in wider if memory(replace(d, parallelism=_with_tp(p, tp))).fits), None)
+    pp = next((pp for pp in longer if memory(replace(d, parallelism=replace(p, pp=pp))).fits), None)
+    if tp:
+        ideas.append(f"tp={tp}")
+    elif pp:
+        ideas.append(f"pp={pp}")
     for fmt in ("fp8", "mxfp4"):
         if format_of(fmt).bits < format_of(f.attention).bits:
             experts = min(fmt, f.experts, key=lambda name: format_of(name).bits)
-            if memory(replace(d, formats=replace(f, attention=fmt, ffn=fmt, experts=experts, shared=fmt))).fits:
+            narrow = replace(f, attention=fmt, ffn=fmt, experts=experts, shared=fmt)
+            if memory(replace(d, formats=narrow)).fits:
                 ideas.append(f"weights={fmt}")
                 break
-    return (
-        f" Fits with {', or with '.join(ideas)}."
-        if ideas
-        else " No tensor parallelism up to 64 or fp8 or mxfp4 weights alone would fit: add pp."
-    )
+    if not ideas:
+        return f" Neither tp nor pp up to {MAX_IDEA} nor fp8 or mxfp4 weights alone would fit."
+    return f" Fits with {', or with '.join(ideas)}."
 
 
 def _with_tp(p: Parallelism, tp: int) -> Parallelism:

@@ -1,19 +1,24 @@
-"""Chips left out: how good predictions are with constants that never saw the chip.
+"""Chips left out: how good predictions are with constants that are not the chip's own.
 
-Every chip is predicted from its own public numbers with the calibration constants of every other chip of the
-table in turn, as they are. That is what a chip without measurements gets when its family is known from one
-relative.
+Every chip is predicted from its own public numbers with the defaults of its family, which is what a chip
+without measurements gets, and with the calibration constants of every other chip of the table in turn, as
+they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from taygeta.spec.chip import Chip, build_chip
+from taygeta.spec.sheet import read_sheet
+from taygeta.validate.fit import LINK_LATENCY
 from taygeta.validate.run import Result, answer_frame
 from taygeta.validate.systems import System, Systems
 from taygeta.validate.tables import TABLES
@@ -42,37 +47,60 @@ class HeldOut:
     own_median: float
 
 
-class Borrowed(Systems):
-    """Chips with the calibration constants of another chip; their public numbers stay their own."""
+class Lent(Systems):
+    """Chips with other calibration constants; their public numbers stay their own."""
 
-    def __init__(self, systems: Systems, lender: System) -> None:
+    def __init__(self, systems: Systems, lent: Callable[[System], Chip]) -> None:
         super().__init__()
-        self._systems, self._lender = systems, lender
+        self._systems, self._lent = systems, lent
 
     def get(self, name: str) -> System:
-        """Return a chip with borrowed constants. Raises InputError."""
+        """Return a chip with the constants that it is lent. Raises InputError."""
         own = self._systems.get(name)
-        constants = MappingProxyType(dict(self._lender.chip.constants))
-        return System(own.name, own.sheet, (replace(own.chip, constants=constants),))
+        return System(own.name, own.sheet, (self._lent(own),))
+
+
+def family_only(system: System) -> Chip:
+    """Return a chip as it would be without measurements of it: its sheet without calibration, completed by
+    its family.
+    """
+    own = read_sheet(Path(system.sheet.origin))
+    bare = {p: e for p, e in own.entries.items() if not p.startswith("calibration.") and p != LINK_LATENCY}
+    family = system.chip.family
+    defaults = read_sheet(
+        Path(str(resources.files("taygeta") / "data" / "families" / f"{family}.toml")), "family"
+    )
+    return build_chip(replace(own, entries=MappingProxyType(bare)).over(defaults))
 
 
 def held_out(results: Sequence[Result], systems: Systems) -> list[HeldOut]:
-    """Return every chip of every table of kernels with the constants of every other chip of that table."""
+    """Return every chip of every table of kernels with its family's defaults, and with the constants of every
+    other chip.
+
+    The constants of a collective are the library's, shared by all chips: of those, only the defaults of the
+    family differ.
+    """
     out: list[HeldOut] = []
     tables = {table.name: table for table in TABLES if table.name != "e2e"}
     for result in results:
         if result.table not in tables:
             continue
-        samples = _samples(result)
-        lenders = {name: systems.get(name) for name in samples if _known(systems, name)}
+        samples = {name: frame for name, frame in _samples(result).items() if _known(systems, name)}
         for chip, frame in samples.items():
-            for other, lender in lenders.items():
-                if chip in lenders and lender.chip.id != lenders[chip].chip.id:
-                    answered = answer_frame(
-                        tables[result.table], frame.drop(_ADDED, strict=False), Borrowed(systems, lender)
+            mine = systems.get(chip)
+            lenders: dict[str, Callable[[System], Chip]] = {f"{mine.chip.family}, defaults": family_only}
+            for other in samples:
+                theirs = systems.get(other).chip
+                if theirs.id != mine.chip.id and result.table != "comm":
+                    lenders[other] = lambda system, theirs=theirs: replace(
+                        system.chip, constants=theirs.constants
                     )
-                    found = _score(result.table, chip, other, frame, answered)
-                    out += [found] if found else []
+            for source, lent in lenders.items():
+                answered = answer_frame(
+                    tables[result.table], frame.drop(_ADDED, strict=False), Lent(systems, lent)
+                )
+                found = _score(result.table, chip, source, frame, answered)
+                out += [found] if found else []
     return out
 
 

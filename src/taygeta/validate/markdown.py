@@ -27,18 +27,8 @@ error.
 
 
 TEXTS = (
-    "table",
-    "chips",
-    "chip",
-    "chip left out",
-    "constants from",
-    "metric",
-    "regime",
-    "reason",
-    "filter",
-    "kernel",
-    "source",
-)
+    "table", "chips", "chip", "chip left out", "constants from", "metric", "regime", "reason", "filter", "kernel", "source",
+)  # fmt: skip
 KERNELS = ("matmul", "quantise", "vector", "attention", "experts", "collective", "link")
 
 
@@ -182,9 +172,10 @@ def _held_out(held_out: Sequence[HeldOut]) -> str:
         "median, own constants",
     )
     text = (
-        "Each chip with constants that never saw it: those of another chip, carried over as they are, only"
-        " public numbers of the chip itself changed. Clean rows. Beside it the same rows with the chip's own"
-        " constants."
+        "Each chip from its own public numbers and constants that are not its own: the defaults of its family,"
+        " which is what a chip without measurements gets, and those of every other chip, carried over as they"
+        " are. Defaults of a family were set in view of all its measured chips. Clean rows, a fixed sample of"
+        " each table; beside it the same rows with the chip's own constants."
     )
     return "\n".join(["## Chips left out", "", text, "", _table(heads, rows, TEXTS)])
 

@@ -39,9 +39,10 @@ class Metric:
 
 @dataclass(frozen=True)
 class Score:
-    """One line of a report. scope: "all" rows or the "clean" ones; dimension: by what rows are grouped, ""
-    for
-    all; errors are fractions, None where nothing is answered.
+    """One line of a report. scope: "all" rows or the "clean" ones; errors are fractions, None without
+    answers.
+
+    dimension: by what rows are grouped, "" for all together; group: which of those groups.
     """
 
     table: str
