@@ -57,81 +57,40 @@ def test_the_roofline_of_a_multiply_counts_every_byte_once(write):
     assert frame["roofline_s"].to_list() == [pytest.approx(moved / 3.35e12)]
 
 
-def test_decode_is_one_token_against_the_rest_of_its_cache(write, kernels):
+@pytest.mark.parametrize(
+    ("version", "kv", "more"), [("0.24.0", 2.0, 0.0), ("0.24.0", 1.0, 2e-6), ("0.22.0", 2.0, -2.5e-6)]
+)
+def test_decode_is_one_token_against_the_rest_of_its_cache(write, kernels, version, kv, more):
+    """And a release of its own starts faster or slower than the chip's constants say."""
+    c = kernels.attention._replace(decode_start=kernels.attention.decode_start + more)
     t = attention(
-        64,
-        1,
-        4096,
-        0,
-        32,
-        8,
-        128,
-        128,
-        2 * 128 * 2.0,
-        2.0,
-        2.0,
-        989.4e12,
-        0.0,
-        1.0,
-        0.0,
-        1.0,
-        kernels.hw,
-        kernels.attention,
+        64, 1, 4096, 0, 32, 8, 128, 128, 256 * kv, kv, 2.0, 989.4e12, 0.0, 1.0, 0.0, 1.0, kernels.hw, c
     )
-    assert predicted("attention_decode", write("attention_decode", [decode_row()])) == [
-        pytest.approx(t[0], rel=1e-9)
-    ]
+    row = decode_row(version=version, kv_dtype="fp8" if kv == 1.0 else "bfloat16")
+    assert predicted("attention_decode", write("attention_decode", [row])) == [pytest.approx(t[0], rel=1e-9)]
 
 
-@pytest.mark.parametrize(("version", "append"), [("0.22.0", 0.0), ("0.24.0", 2.3), ("0.10.0", 1.0)])
-def test_prefill_writes_the_cache_as_its_release_does(write, kernels, version, append):
+@pytest.mark.parametrize(
+    ("version", "append", "more"), [("0.22.0", 0.0, -2e-6), ("0.14.0", 2.3, 0.0), ("0.10.0", 1.0, 0.0)]
+)
+def test_prefill_writes_the_cache_and_starts_as_its_release_does(write, kernels, version, append, more):
+    c = kernels.attention._replace(prefill_start=kernels.attention.prefill_start + more)
     t = attention(
-        2,
-        2048,
-        0,
-        0,
-        32,
-        8,
-        128,
-        128,
-        2 * 128 * 2.0,
-        2.0,
-        2.0,
-        989.4e12,
-        0.0,
-        1.0,
-        append,
-        1.0,
-        kernels.hw,
-        kernels.attention,
+        2, 2048, 0, 0, 32, 8, 128, 128, 512.0, 2.0, 2.0, 989.4e12, 0.0, 1.0, append, 1.0, kernels.hw, c
     )
     path = write("attention_prefill", [prefill_row(version=version)])
     assert predicted("attention_prefill", path) == [pytest.approx(t[0], rel=1e-9)]
 
 
 def test_fp8_attention_takes_the_fp8_peak_and_narrows(write, kernels):
+    c = kernels.attention
     t = attention(
-        2,
-        2048,
-        0,
-        0,
-        32,
-        8,
-        128,
-        128,
-        2 * 128 * 1.0,
-        1.0,
-        2.0,
-        1978.9e12,
-        1.0,
-        1.0,
-        0.0,
-        1.0,
-        kernels.hw,
-        kernels.attention,
+        2, 2048, 0, 0, 32, 8, 128, 128, 256.0, 1.0, 2.0, 1978.9e12, 1.0, 1.0, 1.0, 1.0, kernels.hw, c
     )
-    path = write("attention_prefill", [prefill_row(compute_dtype="fp8", kv_dtype="fp8")])
-    assert predicted("attention_prefill", path) == [pytest.approx(t[0], rel=1e-9)]
+    row = prefill_row(compute_dtype="fp8", kv_dtype="fp8", version="0.10.0")
+    assert predicted("attention_prefill", write("attention_prefill", [row])) == [
+        pytest.approx(t[0], rel=1e-9)
+    ]
 
 
 def test_the_roofline_of_attention_is_counted_by_hand(write):

@@ -180,7 +180,7 @@ def choose_formats(
         activations=activations or _activations(parts["ffn"], chip, native.activations if weights is None else None),
         expert_activations=activations
         or _activations(parts["experts"], chip, native.activations if weights is None else None),
-        kv=kv or native.kv,
+        kv=kv or _served(native.kv),
     )
 
 

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from taygeta.base.errors import InputError
-from taygeta.cost.attention import attention_flop
+from taygeta.cost.attention import DECODE_TOKENS, attention_flop
 from taygeta.cost.step import Silicon
 from taygeta.cost.surface import attentions
 from taygeta.spec.chip import Chip
 from taygeta.validate.answers import Answers, column, groups
 from taygeta.validate.formats import element_bytes, stored
+from taygeta.validate.libraries import attention_start
 from taygeta.validate.systems import Systems
 
 if TYPE_CHECKING:
@@ -32,12 +33,12 @@ BARE_VERSIONS, SCATTER_VERSIONS, SCATTER = ("0.18.0", "0.19.0", "0.22.0"), ("0.1
 def answer(frame: polars.DataFrame, systems: Systems) -> Answers:
     """Return predictions of every row of a table of attention, prefill or decode."""
     out = Answers.empty(frame.height)
-    shapes, appended = shapes_of(frame), appends(frame)
+    shapes, appended, starts = shapes_of(frame), appends(frame), starts_of(frame)
     for (gpu, kv, compute), index in groups(frame, "gpu", "kv_dtype", "compute_dtype"):
         try:
             system, cached, multiplied = systems.get(gpu), stored(kv).weights, stored(compute).weights
             silicons = system.silicons
-            rows = arguments(shapes[index], element_bytes(cached), appended[index])
+            rows = arguments(shapes[index], element_bytes(cached), appended[index], starts[index])
             runs = [walk(rows, chip, s, multiplied) for chip, s in zip(system.chips, silicons, strict=True)]
         except InputError as error:
             out.refuse(index, str(error))
@@ -72,33 +73,49 @@ def appends(frame: polars.DataFrame) -> np.ndarray:
     return np.where(bare, 0.0, np.where(scatters, SCATTER, 1.0))
 
 
-def arguments(shapes: np.ndarray, element: float, appended: np.ndarray) -> np.ndarray:
-    """Return rows of loop_attention without the compute mode: peak and narrow are filled by `walk`."""
+def starts_of(frame: polars.DataFrame) -> np.ndarray:
+    """Return the seconds that each row's release takes to start beyond the chip's constants."""
+    decode, out = "kv_len" in frame.columns, np.zeros(frame.height)
+    for (framework, version, kv), index in groups(frame, "framework", "version", "kv_dtype"):
+        out[index] = attention_start(framework, version, kv, decode)
+    return out
+
+
+def arguments(shapes: np.ndarray, element: float, appended: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Return rows of loop_attention as far as the chip does not matter: `walk` fills in peak, narrow and
+    preparation.
+
+    In place of the preparation stand the seconds of `starts_of`.
+    """
     dim = np.maximum(shapes[:, 6], 1.0)
     sizes = np.maximum(shapes[:, [0, 1, 4, 5]], 1.0)
-    fixed = np.tile([element, IO_BYTES, 0.0, 0.0, WARM, 0.0, PREPARATION], (len(shapes), 1))
-    fixed[:, 5] = appended
-    head = [
-        sizes[:, 0],
-        sizes[:, 1],
-        shapes[:, 2],
-        shapes[:, 3],
-        sizes[:, 2],
-        sizes[:, 3],
-        dim,
-        dim,
-        2.0 * dim * element,
-    ]
-    return np.column_stack([*head, fixed])
+    same = np.ones(len(shapes))
+    return np.column_stack(
+        [
+            *(sizes[:, 0], sizes[:, 1], shapes[:, 2], shapes[:, 3], sizes[:, 2], sizes[:, 3], dim, dim),
+            *(
+                2.0 * dim * element,
+                element * same,
+                IO_BYTES * same,
+                0.0 * same,
+                0.0 * same,
+                WARM * same,
+                appended,
+                starts,
+            ),
+        ]
+    )
 
 
 def walk(rows: np.ndarray, chip: Chip, s: Silicon, multiplied: str) -> np.ndarray:
-    """Return times and parts of rows of loop_attention on a chip that multiplies in the format `multiplied`."""
+    """Return times and parts of rows of `arguments` on a chip that multiplies in the format `multiplied`."""
     mode = chip.mode(multiplied, multiplied)
     filled = rows.copy()
     filled[:, 11], filled[:, 12] = chip.peaks[mode], float(mode == "fp8")
     if s.hw.multicast >= 1.0:  # cores of their own scatter as fast as they copy
         filled[:, 14] = np.minimum(filled[:, 14], 1.0)
+    start = np.where(rows[:, 1] <= DECODE_TOKENS, s.attention.decode_start, s.attention.prefill_start)
+    filled[:, 15] = np.maximum(PREPARATION + rows[:, 15] / np.maximum(start, 1e-9), 0.0)
     return attentions(filled, s.hw, s.attention)
 
 

@@ -144,11 +144,17 @@ def _attention(
     table: str, frame: polars.DataFrame, sides: Sides, constants: tuple[Constant, ...]
 ) -> list[Problem]:
     _enough(table, frame.height, sides)
-    shapes, appended = attention.shapes_of(frame), attention.appends(frame)
+    shapes, appended, starts = (
+        attention.shapes_of(frame),
+        attention.appends(frame),
+        attention.starts_of(frame),
+    )
     parts = []
     for (kv, compute), index in groups(frame, "kv_dtype", "compute_dtype"):
         element, multiplied = element_bytes(stored(kv).weights), stored(compute).weights
-        parts.append((index, attention.arguments(shapes[index], element, appended[index]), multiplied))
+        parts.append(
+            (index, attention.arguments(shapes[index], element, appended[index], starts[index]), multiplied)
+        )
     which, place = np.zeros(frame.height, dtype=int), np.zeros(frame.height, dtype=int)
     for n, (index, _, _) in enumerate(parts):
         which[index], place[index] = n, np.arange(len(index))

@@ -27,7 +27,8 @@ error.
 
 
 TEXTS = (
-    "table", "chips", "chip", "chip left out", "constants from", "metric", "regime", "reason", "filter", "kernel", "source",
+    "table", "chips", "chip", "chip left out", "constants from", "metric", "regime", "reason", "filter", "kernel",
+    "source",
 )  # fmt: skip
 KERNELS = ("matmul", "quantise", "vector", "attention", "experts", "collective", "link")
 
