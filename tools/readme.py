@@ -1,7 +1,7 @@
 """Run the commands of README.md and write what they print below them: `python tools/readme.py`.
 
-A console block starts with `$ command`; the lines after it are replaced by its output at 80 columns. `outputs` is what the test
-of the README uses to compare.
+A console block starts with `$ command`; the lines after it are replaced by its output at 80 columns. `outputs` is
+what the test of the README uses to compare.
 """
 
 from __future__ import annotations

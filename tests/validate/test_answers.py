@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from silicon_rows import comm_row, decode_row, gemm_row, moe_row, prefill_row
 
 from taygeta.cost.attention import attention
@@ -18,6 +21,13 @@ from taygeta.validate import tables
 from taygeta.validate.run import answer_frame, result
 from taygeta.validate.systems import Systems
 
+MAKERS = {
+    "gemm": gemm_row,
+    "moe": moe_row,
+    "attention_decode": decode_row,
+    "attention_prefill": prefill_row,
+    "comm": comm_row,
+}
 TABLES = {table.name: table for table in tables.TABLES}
 
 
@@ -130,6 +140,12 @@ def test_pairs_of_cards_use_their_bridge_and_then_the_bus(write):
     assert four > 1.5 * (1 << 29) / 64e9
 
 
+def test_chips_beyond_the_links_are_reached_over_the_slower_of_bus_and_network(write):
+    near, far = predicted("comm", write("comm", [comm_row(num_gpus=n, bytes=1 << 29) for n in (8, 16)]))
+    wire = 2 * 15 / 16 * (1 << 29) / 50e9  # an H100 has 50 GB/s of network and 64 GB/s to its host
+    assert near < wire < far < 2 * wire
+
+
 @pytest.mark.parametrize(
     ("name", "row", "words"),
     [
@@ -142,7 +158,7 @@ def test_pairs_of_cards_use_their_bridge_and_then_the_bus(write):
         ("attention_decode", decode_row(batch_size=0), "nothing to attend to: a size is 0."),
         ("comm", comm_row(op="shout"), "op 'shout' is not known"),
         ("comm", comm_row(num_gpus=1), "nothing to send"),
-        ("comm", comm_row(num_gpus=64), "64 chips are more than the 8 that the links of h100 join."),
+        ("comm", comm_row(gpu="cobalt-100"), "cobalt-100 has no links between chips."),
     ],
 )
 def test_a_row_that_cannot_be_answered_says_why_and_counts(write, name, row, words):
@@ -166,3 +182,21 @@ def test_every_answer_lies_in_its_range(write):
     low, middle, high = (frame[name].to_numpy() for name in ("low_s", "predicted_s", "high_s"))
     assert np.all(low <= middle)
     assert np.all(middle <= high)
+
+
+_SIZE = st.integers(0, 1 << 24)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_sizes_have_a_finite_answer_or_a_reason(tmp_path, data):
+    name, row = data.draw(st.sampled_from([(k, v()) for k, v in MAKERS.items()]))
+    sizes = [key for key, value in row.items() if isinstance(value, int) and not isinstance(value, bool)]
+    row |= {key: data.draw(_SIZE) for key in sizes}
+    row["gpu"] = data.draw(st.sampled_from(["h100", "maia-100", "tpu-v5e", "cobalt-100", "l40s"]))
+    pl.DataFrame([row]).write_parquet(tmp_path / f"{name}.parquet")
+    found = answer(name, tmp_path).row(0, named=True)
+    if found["refused"] is None:
+        assert 0.0 < found["low_s"] <= found["predicted_s"] <= found["high_s"] < float("inf")
+    else:
+        assert found["predicted_s"] is None

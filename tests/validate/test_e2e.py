@@ -15,6 +15,7 @@ from taygeta.frontend.catalog import model
 from taygeta.spec.catalog import chip
 from taygeta.validate import tables
 from taygeta.validate.e2e import NO_TTFT, NOT_AGGREGATED, answer, row_of
+from taygeta.validate.run import result
 from taygeta.validate.serving import Spread, deployed_formats, formats_of, spread_of
 from taygeta.validate.systems import Systems
 
@@ -135,3 +136,15 @@ def test_rows_that_cannot_be_answered_say_why(write, change, words):
     found = frame(write, e2e_row(**change), e2e_row())
     assert words in found["refused"][0]
     assert found["predicted_tpot_s"].is_null().to_list() == [True, False]
+
+
+def test_rows_are_scored_all_together_aggregated_and_clean(write):
+    rows = [e2e_row(), e2e_row(clean=False), e2e_row(mode="disagg", clean=False)]
+    path = write("e2e", rows) / "e2e.parquet"
+    scored = result(tables.E2E, tables.read_table(tables.E2E, path), Systems()).scores
+    total = [s for s in scored if (s.chip, s.group, s.metric) == ("all chips", "all rows", "tpot")]
+    assert {s.scope: (s.rows, s.answered) for s in total} == {
+        "all": (3, 2),
+        "aggregated": (2, 2),
+        "clean": (1, 1),
+    }

@@ -206,3 +206,10 @@ def test_left_out_chips_keep_their_own_public_numbers():
     lent = Lent(systems, family_only).get("h200_sxm").chip
     assert lent.hbm == h200.chip.hbm
     assert dict(lent.constants) == dict(bare.constants)
+
+
+def test_measurements_are_never_overwritten(perfect):
+    before = {path: path.read_bytes() for path in perfect.iterdir()}
+    done = CliRunner().invoke(app, ["validate", str(perfect), "--rows", str(perfect)])
+    assert done.exit_code == 2
+    assert {path: path.read_bytes() for path in perfect.iterdir()} == before

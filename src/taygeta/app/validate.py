@@ -55,6 +55,8 @@ def validate(
     check_page(html)
     for path in (json, markdown):
         _check_file(path)
+    if rows is not None and rows.absolute().resolve() == directory.absolute().resolve():
+        raise InputError(f"--rows {rows} is where the measurements are: name another directory.")
     systems = Systems(chip or ())
     results: list[Result] = []
     scores: list[Score] = []

@@ -32,9 +32,11 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @cache
 def _namespace() -> dict[str, Callable[..., Any]]:
+    import importlib
+
     import numba
 
-    config: Any = numba.core.config  # its names are set at run time
+    config: Any = importlib.import_module("numba.core.config")  # its names are set at run time
 
     twins: dict[FunctionType, Any] = {}
     old, config.CACHE_DIR = config.CACHE_DIR, str(_cache_folder())

@@ -106,8 +106,8 @@ def plan(
     if not points:
         return Plan(None, (), tried, tuple(refused.most_common()))
     best = max(points, key=lambda point: (point.per_chip, -point.tpot))
-    front = [_service(point, price) for point in _front(points)]
-    return Plan(_service(best, price), tuple(front), tried, tuple(refused.most_common()))
+    front = [_service(point, price, compiled) for point in _front(points)]
+    return Plan(_service(best, price, compiled), tuple(front), tried, tuple(refused.most_common()))
 
 
 def best_of(recipe: Recipe, load: Load, price: tuple[float, float, float] | None = None) -> Service:
@@ -179,8 +179,8 @@ def _points(
         yield _Point(d, load, tpot, prefill, tokens / d.chips)
 
 
-def _service(point: _Point, price: tuple[float, float, float] | None) -> Service:
-    return service(Predictor(point.deployment), point.load, price)
+def _service(point: _Point, price: tuple[float, float, float] | None, compiled: bool) -> Service:
+    return service(Predictor(point.deployment, compiled), point.load, price)
 
 
 def _front(points: Sequence[_Point]) -> list[_Point]:

@@ -31,6 +31,7 @@ OPERATIONS = {
 PAIRS = "_pairwise_nvlink"  # systems of PCIe cards, joined two by two by a bridge
 # B/s per direction of an NVLink bridge: 600 GB/s both ways (NVIDIA A100 PCIe and H100 NVL datasheets)
 BRIDGE = 300e9
+PAIR = 2
 FUSED = "custom"  # libraries of one-shot and two-shot kernels, which fall back to a ring for long messages
 
 
@@ -57,19 +58,24 @@ def answer(frame: polars.DataFrame, systems: Systems) -> Answers:
 
 
 def link(chip: Chip, chips: float, pairs: bool) -> Link:
-    """Return the links that a collective over `chips` chips uses; of pairs, the bridge or the bus. Raises
-    InputError.
+    """Return the links that a collective over `chips` chips uses.
+
+    Chips beyond those that the links join are reached over the host's bus or the network, whichever is
+    slower; cards that are joined in pairs over the bus. Raises InputError for a chip without links.
     """
     if chip.link is None:
         raise InputError(f"{chip.id} has no links between chips.")
-    if not pairs:
-        if chips > chip.link.domain:
-            raise InputError(
-                f"{chips:g} chips are more than the {chip.link.domain} that the links of {chip.id} join."
-            )
-        return link_of(chip.link)
-    bandwidth = min(chip.link.bandwidth, BRIDGE) if chips <= 2.0 else chip.host_bandwidth
-    return link_of(replace(chip.link, bandwidth=bandwidth, reduces=False))
+    joined = PAIR if pairs else chip.link.domain
+    if chips <= joined:
+        bandwidth = min(chip.link.bandwidth, BRIDGE) if pairs else chip.link.bandwidth
+        return link_of(replace(chip.link, bandwidth=bandwidth, reduces=chip.link.reduces and not pairs))
+    network = chip.network.bandwidth if chip.network and not pairs else 0.0
+    ways = [bandwidth for bandwidth in (chip.host_bandwidth, network) if bandwidth > 0.0]
+    if not ways:
+        raise InputError(f"{chips:g} chips are more than the {joined} that the links of {chip.id} join.")
+    return link_of(
+        replace(chip.link, bandwidth=min(ways), topology="switch", domain=int(chips), reduces=False)
+    )
 
 
 def arguments(op: str, size: np.ndarray, chips: np.ndarray, library: str) -> np.ndarray:

@@ -10,7 +10,7 @@ from taygeta.spec.sheet import Entry
 from taygeta.validate import quirks
 from taygeta.validate.held_out import HeldOut
 from taygeta.validate.run import Result
-from taygeta.validate.score import ALL, CLEAN, EVERY_GROUP, LEAST_ROWS, Score, metrics, shown
+from taygeta.validate.score import AGGREGATED, ALL, CLEAN, EVERY_GROUP, LEAST_ROWS, Score, metrics, shown
 from taygeta.validate.systems import System, Systems
 
 _HEAD = """# Accuracy
@@ -30,6 +30,7 @@ TEXTS = (
     "table", "chips", "chip", "chip left out", "constants from", "metric", "regime", "reason", "filter", "kernel",
     "source",
 )  # fmt: skip
+SCOPES = ((CLEAN, "Clean rows"), (AGGREGATED, "All aggregated rows of e2e"), (ALL, "All rows"))
 KERNELS = ("matmul", "quantise", "vector", "attention", "experts", "collective", "link")
 
 
@@ -196,9 +197,9 @@ def _totals(results: Sequence[Result]) -> str:
         "high / low",
     )
     out = ["## Scores", ""]
-    for scope, title in ((CLEAN, "Clean rows"), (ALL, "All rows")):
+    for scope, title in SCOPES:
         rows = [_line(s) for r in results for s in r.scores if s.scope == scope and s.group == EVERY_GROUP]
-        out += [f"### {title}", "", _table(heads, rows, TEXTS)]
+        out += [f"### {title}", "", _table(heads, rows, TEXTS)] if rows else []
     return "\n".join(out)
 
 

@@ -17,7 +17,7 @@ from taygeta.validate.regimes import DIMENSIONS, label
 if TYPE_CHECKING:
     import polars
 
-ALL, CLEAN = "all", "clean"
+ALL, AGGREGATED, CLEAN = "all", "aggregated", "clean"
 EVERY_CHIP = "all chips"
 EVERY_GROUP = "all rows"
 CASE = "case"  # the dimension that joins the others
@@ -39,10 +39,10 @@ class Metric:
 
 @dataclass(frozen=True)
 class Score:
-    """One line of a report. scope: "all" rows or the "clean" ones; errors are fractions, None without
-    answers.
+    """One line of a report; errors are fractions, None where nothing is answered.
 
-    dimension: by what rows are grouped, "" for all together; group: which of those groups.
+    scope: "all" rows, the "aggregated" ones of end-to-end tables, or the "clean" ones that no filter leaves
+    out. dimension: by what rows are grouped, "" for all together; group: which of those groups.
     """
 
     table: str
@@ -95,11 +95,9 @@ def scores(table: str, chip: str, frame: polars.DataFrame) -> list[Score]:
     chip names its column of chips. Every chip and all together; all rows and clean rows; clean rows by
     regime.
     """
-    pl = require("polars", "tables", "Scoring")
     labelled = frame.with_columns(**label(table, frame))
     out: list[Score] = []
-    for scope in (ALL, CLEAN):
-        part = labelled if scope == ALL else labelled.filter(pl.col("clean"))
+    for scope, part in _scopes(table, labelled):
         for metric in metrics(table):
             if metric.predicted not in frame.columns or metric.measured not in frame.columns:
                 continue
@@ -109,6 +107,15 @@ def scores(table: str, chip: str, frame: polars.DataFrame) -> list[Score]:
                     for dimension in DIMENSIONS.get(table, ()):
                         out += _scores(table, scope, part, metric, by, chip, dimension)
     return out
+
+
+def _scopes(table: str, frame: polars.DataFrame) -> list[tuple[str, polars.DataFrame]]:
+    """Return the sets of rows that are scored: all, of end-to-end rows also the aggregated ones, and the
+    clean ones.
+    """
+    pl = require("polars", "tables", "Scoring")
+    aggregated = [(AGGREGATED, frame.filter(pl.col("mode") == "agg"))] if table == "e2e" else []
+    return [(ALL, frame), *aggregated, (CLEAN, frame.filter(pl.col("clean")))]
 
 
 def _scores(

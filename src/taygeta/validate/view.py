@@ -19,7 +19,7 @@ from taygeta.validate.score import ALL, CLEAN, EVERY_GROUP, Score, metrics, show
 if TYPE_CHECKING:
     import polars
 
-POINTS = 4000  # of a plot: more are one dark patch
+POINTS = 800  # of a plot: more are one dark patch and a large page
 NOTE = (
     "error = predicted / measured - 1; MAPE is the mean of its size, bias its mean with the sign"
     " (negative: predicted too fast)"
