@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from taygeta.base.interval import Interval
     from taygeta.cost.result import Prediction, Service
     from taygeta.frontend.catalog import model, model_names
+    from taygeta.report.frames import frame
     from taygeta.spec.catalog import chip, chip_names
     from taygeta.spec.deployment import Batch, Deployment, Group, Parallelism
 
@@ -29,6 +30,7 @@ _HOME = {
     "taygeta.base.interval": ("Interval",),
     "taygeta.cost.result": ("Prediction", "Service"),
     "taygeta.frontend.catalog": ("model", "model_names"),
+    "taygeta.report.frames": ("frame",),
     "taygeta.spec.catalog": ("chip", "chip_names"),
     "taygeta.spec.deployment": ("Batch", "Deployment", "Group", "Parallelism"),
 }
@@ -50,6 +52,7 @@ __all__ = [
     "compare",
     "deploy",
     "explain",
+    "frame",
     "model",
     "model_names",
     "plan",

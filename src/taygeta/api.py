@@ -34,6 +34,7 @@ class Options(TypedDict, total=False):
     activations: str | None
     kv: str | None
     engine: str
+    skew: float
     settings: Mapping[str, str]
 
 

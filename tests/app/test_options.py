@@ -89,6 +89,7 @@ def test_shared_options_reach_the_command_as_one() -> None:
         "activations": None,
         "kv": None,
         "engine": "vllm",
+        "skew": 0.0,
         "settings": {"clock": "1GHz"},
     }
 

@@ -168,3 +168,19 @@ def test_every_chip_predicts(name):
 def test_parallelism_noun_is_exported():
     assert tg.Parallelism(tp=2).chips == 2
     assert Parallelism is tg.Parallelism
+
+
+def test_skewed_routing_is_slower_where_experts_are_spread():
+    times = []
+    for skew in (0.0, 1.01, 1.5):
+        d = tg.deploy("qwen3-30b-a3b", on="h100:4", tp=4, ep=4, skew=skew)
+        times.append(StepModel(d).seconds(tg.Batch.prefill(1, 8192))[0])
+    assert times[0] < times[1] < times[2]
+    with pytest.raises(InputError, match="skew must be 0"):
+        tg.deploy("qwen3-30b-a3b", on="h100", skew=-1)
+
+
+def test_results_turn_into_a_data_frame():
+    pytest.importorskip("polars")
+    found = tg.frame(tg.compare("gpt2", ["h100", "graviton4"]))
+    assert found.height == 2

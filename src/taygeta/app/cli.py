@@ -86,6 +86,7 @@ for _command in (
     catalogue.models,
     catalogue.show,
     validate.validate,
+    validate.calibrate,
 ):
     app.command()(_command)
 

@@ -95,6 +95,14 @@ _SPREAD: tuple[tuple[str, Any, Any], ...] = (
     ),
     ("kv", Annotated[str | None, typer.Option(metavar="FORMAT", help="Format of the KV cache.")], None),
     ("engine", Annotated[str, typer.Option(help="Serving engine: vllm, sglang or trtllm.")], "vllm"),
+    (
+        "skew",
+        Annotated[
+            float,
+            typer.Option(help="Exponent of a power law of expert loads; 0: tokens pick experts at random."),
+        ],
+        0.0,
+    ),
     ("settings", Settings, None),
 )
 

@@ -112,6 +112,7 @@ def _experts(op: Op, shape: ExpertShape, d: Deployment) -> tuple[float, ...]:
         shape.experts, shape.top_k, shape.width, -(-shape.d_ff // shape.tp), 2.0 if shape.gated else 1.0, shape.ep,
         weights.bytes_per_element, activations.bytes_per_element, d.chip.peaks[mode],
         min(tuned.tensor_efficiency, sustained(d, _kernel_format(op, d))), 0.0 if taken else tuned.unpack,
+        d.skew,
     )  # fmt: skip
 
 

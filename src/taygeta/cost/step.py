@@ -31,7 +31,7 @@ from taygeta.cost.collective import (
     reduce_scatter_two_tiers,
     send,
 )
-from taygeta.cost.experts import ExpertsConstants, expert_layer, routing_independent
+from taygeta.cost.experts import ExpertsConstants, expert_layer, routing_independent, routing_skewed
 from taygeta.cost.hardware import Hardware
 from taygeta.cost.matmul import MatmulConstants, matmul, spilled_share
 from taygeta.cost.scan import ScanConstants, recurrent_flop, scan, state_bytes
@@ -240,7 +240,8 @@ def scan_row(row, groups, s, out):
 def experts_row(row, tokens, s, out):
     """Experts, top-k, width, d_ff of a rank, up-projections, ep, bytes of weights, of activations, peak.
 
-    Then the share of peak that real weights sustain, and the weights per clock that a core widens (0: none to widen).
+    Then the share of peak that real weights sustain, the weights per clock that a core widens (0:
+    none to widen), and the exponent of a skewed routing (0: random).
     """
     experts, width, d_ff, gates, ep = row[3], row[5], row[6], row[7], row[8]
     c = s.experts
@@ -255,7 +256,10 @@ def experts_row(row, tokens, s, out):
         c.per_expert,
         row[13],
     )
-    routing = routing_independent(tokens, row[4], experts, ep)
+    if row[14] > 0.0:
+        routing = routing_skewed(tokens, row[4], experts, ep, row[14])
+    else:
+        routing = routing_independent(tokens, row[4], experts, ep)
     t = expert_layer(routing, width, d_ff, experts / ep, gates, row[9], row[10], row[11], s.hw, tuned)
     each = width * d_ff * (gates + 1.0)
     put(out, t[0], t[1], t[2], t[3], 0.0, 0.0, t[4], 2.0 * routing.rows * each, routing.hit * each * row[9], 0.0)

@@ -149,7 +149,16 @@ def _base(recipe: Recipe) -> Deployment:
     model, chip, corners = recipe.parts()
     count = split_count(recipe.on)[1] or 1
     return deployment(
-        model, chip, count, engine(recipe.engine), Parallelism(), recipe.weights, recipe.activations, recipe.kv, corners
+        model,
+        chip,
+        count,
+        engine(recipe.engine),
+        Parallelism(),
+        recipe.weights,
+        recipe.activations,
+        recipe.kv,
+        corners,
+        recipe.skew,
     )
 
 

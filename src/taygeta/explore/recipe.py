@@ -39,6 +39,7 @@ class Recipe:
     activations: str | None = None
     kv: str | None = None
     engine: str = "vllm"
+    skew: float = 0.0
     settings: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def with_settings(self, settings: Mapping[str, str]) -> Recipe:
@@ -80,6 +81,7 @@ class Recipe:
             self.activations,
             self.kv,
             corners,
+            self.skew,
         )
         return found if self.given else _fitting(found)
 

@@ -18,6 +18,7 @@ from taygeta.spec.engine import Engine
 from taygeta.spec.model import LinearAttention, Model, MoeFfn
 
 MAX_CHIPS = 1 << 17
+MAX_SKEW = 3.0
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ class Deployment:
     formats: Formats
     engine: Engine
     corners: tuple[Corner, ...] = ()
+    skew: float = 0.0
 
     @property
     def replicas(self) -> int:
@@ -207,14 +209,17 @@ def deployment(
     activations: str | None = None,
     kv: str | None = None,
     corners: tuple[Corner, ...] = (),
+    skew: float = 0.0,
 ) -> Deployment:
     """Return a checked deployment; by default tensor parallelism over all chips. Raises InputError."""
     if not 1 <= chips <= MAX_CHIPS:
         raise InputError(f"A deployment needs 1 to {MAX_CHIPS:,} chips, not {chips}.")
     spread = parallelism or Parallelism(tp=chips)
     check_parallelism(model, spread, chips)
+    if not 0.0 <= skew <= MAX_SKEW:
+        raise InputError(f"skew must be 0 (random routing) to {MAX_SKEW:g} (a few experts take all), not {skew:g}.")
     formats = choose_formats(model, chip, weights, activations, kv)
-    return Deployment(model, chip, chips, spread, formats, engine, corners)
+    return Deployment(model, chip, chips, spread, formats, engine, corners, skew)
 
 
 def check_parallelism(model: Model, p: Parallelism, chips: int) -> None:

@@ -168,7 +168,7 @@ def _against(frame: polars.DataFrame, result: Result, predicted: str, measured: 
         axes.set(
             xscale="log", yscale="log", xlabel="measured, microseconds", ylabel="predicted, microseconds"
         )
-        axes.legend()
+        axes.legend(markerscale=4)
     return drawing.picture(title, f"{title}: each point is a row, the line is where both are equal.", key)
 
 
@@ -181,7 +181,7 @@ def _by_size(frame: polars.DataFrame, result: Result, predicted: str, measured: 
         _points(axes, frame, result.chip, np.maximum(frame[size].fill_null(1.0).to_numpy(), 0.5), ratio)
         axes.axhline(1.0, linewidth=1.0, color=INK)
         axes.set(xscale="log", yscale="log", xlabel=size, ylabel="predicted / measured")
-        axes.legend()
+        axes.legend(markerscale=4)
     return drawing.picture(title, f"{title}: the ratio of predicted to measured time of each row.", key)
 
 
@@ -189,4 +189,4 @@ def _points(axes: Any, frame: polars.DataFrame, chip: str, x: np.ndarray, y: np.
     names = frame[chip].to_numpy()
     for n, name in enumerate(sorted(set(names.tolist()))):
         mine = names == name
-        axes.scatter(x[mine], y[mine], s=3, alpha=0.5, linewidths=0, color=series_colour(n), label=name)
+        axes.scatter(x[mine], y[mine], s=6, alpha=0.5, linewidths=0, color=series_colour(n), label=name)
