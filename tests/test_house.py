@@ -16,6 +16,7 @@ import pytest
 import taygeta
 
 ROOT = Path(taygeta.__file__).parent
+REPOSITORY = Path(__file__).parents[1]
 # Lowest first; a folder imports from itself and from folders before it. spec and numerics are siblings, as are the
 # leaves at the end.
 ORDER = ("base", "spec", "frontend", "graph", "economics", "cost", "explore", "api", "report", "validate", "app")
@@ -115,7 +116,7 @@ def test_prelude_is_what_it_says():
 
 
 def test_version_is_said_once():
-    text = (ROOT.parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    text = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
     assert f'version = "{taygeta.__version__}"' in text
 
 
@@ -158,7 +159,7 @@ def test_calibration_fields_match_the_kernels():
 
 @pytest.mark.parametrize(
     "path",
-    [*sorted(p for p in ROOT.parents[1].glob("docs/*.md")), ROOT.parents[1] / "README.md"],
+    [*sorted(p for p in REPOSITORY.glob("docs/*.md")), REPOSITORY / "README.md"],
     ids=lambda p: p.name,
 )
 def test_documents_speak_of_the_product_only(path):

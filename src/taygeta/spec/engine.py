@@ -25,7 +25,8 @@ class Engine:
     alone, as many prompts together as the budget holds. prefill_share: share of the others' prefills that falls
     between the tokens of a request: 1 where they are spread evenly, 0.5 where those of a wave run together before its
     decodes. fused_all_reduce: the all-reduce, the residual add and the norm are one kernel. fused_epilogues: rotary
-    embedding, activation functions and casts ride on the neighbouring matrix multiply.
+    embedding, activation functions and casts ride on the neighbouring matrix multiply. direct_start, direct_second,
+    direct_efficiency: the engine's own one- and two-shot all-reduce kernels, as taygeta.cost.collective names them.
     """
 
     name: str
@@ -38,6 +39,9 @@ class Engine:
     quantise_launches: float
     fused_all_reduce: bool
     fused_epilogues: bool
+    direct_start: float
+    direct_second: float
+    direct_efficiency: float
     sources: tuple[str, ...] = ()
 
 
@@ -48,6 +52,9 @@ _DIMENSIONS = {
     "host_request": units.SECONDS,
     "prefill_share": units.RATIO,
     "quantise_launches": units.RATIO,
+    "direct_start": units.RATIO,
+    "direct_second": units.RATIO,
+    "direct_efficiency": units.RATIO,
 }
 
 

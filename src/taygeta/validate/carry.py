@@ -1,0 +1,122 @@
+"""Constants for a chip that nobody measured, carried over from chips that were.
+
+What a kernel needs to know of a chip beyond its public numbers comes from the measured chip nearest to it:
+one of its family, else one whose cores share operands as its own do, else any. Kernels are alike within such
+a class, so what is a time (launches, starts, tiles, steps) or a share carries as it is. Two constants hang on
+the chip's other numbers and carry as shares of those:
+
+- the port of a multiply, as a share of a core's part of the bandwidth of the memory that cores share;
+- the sustained share of peak, as the energy of a FLOP. Voltage rises with the clock, and energy with it; a
+  generation of process and tensor unit saves GENERATION_GAIN. The power budget then says what is sustained.
+
+The rule was shaped on A100, H100, H200, B200 and L40S: its three constants are assumptions, not fits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+
+from taygeta.base.errors import InputError
+from taygeta.base.formats import FORMATS
+from taygeta.cost.matmul import power_limited_share
+from taygeta.cost.silicon import core_port
+from taygeta.spec.chip import Chip
+
+STATIC_SHARE = 0.25  # of a power budget, for memory, leakage and links; assumed, 0.15 to 0.35
+GENERATION_GAIN = 0.7  # energy of a FLOP over that of a generation earlier; assumed, 0.6 to 0.85
+SUSTAINED_LIMIT = 0.82  # share of peak that no multiply passed on any measured chip (gemm.parquet)
+WIDE = "bf16"  # the mode whose sustained share the power budget is held against
+
+
+def carried(target: Chip, sources: Sequence[Chip]) -> Chip:
+    """Return a chip with its own public numbers and calibration constants of measured chips, none of its own.
+
+    Constants come from the nearest of `sources` and, where that one lacks a format, from the next; how each
+    carries is said above. Only whether cores share operands is the target's. The latency of its links stays.
+    Raises InputError without sources.
+    """
+    if not sources:
+        raise InputError("constants carry over from measured chips: at least one is needed.")
+    first, *others = nearest(target, sources)
+    formats: dict[str, float] = {}
+    for source in reversed(others):
+        found = _own(source) | _scaled(target, source)
+        formats |= {path: value for path, value in found.items() if _format(path)}
+    constants = {**formats, **_own(first), **_scaled(target, first), "multicast": target.constants["multicast"]}
+    return replace(target, constants=MappingProxyType(constants))
+
+
+def nearest(target: Chip, sources: Sequence[Chip]) -> list[Chip]:
+    """Return `sources`, nearest to the target first: of its family, of its class, then by peak and bandwidth."""
+
+    def distance(source: Chip) -> tuple[bool, bool, float]:
+        pairs = ((target.peaks, source.peaks),)
+        peaks = [abs(math.log(a[WIDE] / b[WIDE])) for a, b in pairs if WIDE in a and WIDE in b]
+        stream = abs(math.log(target.hbm.bandwidth / source.hbm.bandwidth))
+        return source.family != target.family, shares(source) != shares(target), sum(peaks) + stream
+
+    return sorted(sources, key=distance)
+
+
+def shares(chip: Chip) -> bool:
+    """Return whether cores of a chip share operand tiles, so that each loads less than all of its own."""
+    return chip.constants["multicast"] < 1.0
+
+
+def generation(chip: Chip) -> int:
+    """Return how often the narrowest floating-point mode was halved: bf16 0, fp8 1, fp4 2.
+
+    A proxy: chips do not state how dense their process is, and the formats that they multiply date them.
+    """
+    return int("fp8" in chip.peaks) + int("fp4" in chip.peaks)
+
+
+def sustained(target: Chip, source: Chip) -> float:
+    """Return the share of its bf16 peak that a chip sustains, by the energy that a FLOP takes on another chip.
+
+    The other's share as it is where a power budget or a bf16 peak is not known.
+    """
+    share = source.constants["matmul.sustained"]
+    if not (target.power and source.power and WIDE in target.peaks and WIDE in source.peaks):
+        return share
+    joules = (1.0 - STATIC_SHARE) * source.power / (share * source.peaks[WIDE])
+    joules *= target.clock / source.clock * GENERATION_GAIN ** (generation(target) - generation(source))
+    return power_limited_share(target.power, target.peaks[WIDE], joules, STATIC_SHARE, SUSTAINED_LIMIT)
+
+
+def _own(source: Chip) -> Mapping[str, float]:
+    """Return the constants of a chip, without those of formats that it does not multiply: their values were
+    seen on other chips.
+    """
+    return {
+        path: value
+        for path, value in source.constants.items()
+        if not _format(path) or source.computes(_format(path))
+    }
+
+
+def _format(path: str) -> str:
+    """Return the format whose constant this is, as fp8 of matmul.fp8.sustained; "" where it is of all."""
+    parts = path.split(".")
+    return parts[1] if len(parts) > 2 and parts[1] in FORMATS else ""
+
+
+def _scaled(target: Chip, source: Chip) -> Mapping[str, float]:
+    """Return the constants that carry as shares: the port of a multiply, and what each format sustains."""
+    share = sustained(target, source)
+    ratio = share / source.constants["matmul.sustained"]
+    formats = {
+        path: min(1.0, value * ratio)
+        for path, value in _own(source).items()
+        if path.startswith("matmul.") and path.endswith(".sustained")
+    }
+    port = core_port(source, "matmul.") * _part(target) / _part(source)
+    return formats | {"matmul.sustained": share, "matmul.core_port": port}
+
+
+def _part(chip: Chip) -> float:
+    """Return the bytes per clock that a core gets of the shared memory, or of main memory where none is shared."""
+    return (chip.cache.bandwidth or chip.hbm.bandwidth) / (chip.cores * chip.clock)
