@@ -81,8 +81,11 @@ def test_more_work_is_never_faster(requests, context, more):
     assert model.seconds(tg.Batch.decode(requests, context + more * 100))[0] >= base * 0.99
 
 
-@pytest.mark.parametrize("field", ["hbm.bandwidth", "clock", "cache.bandwidth", "link.bandwidth", "vector.flop_per_s"])
-@pytest.mark.parametrize("on", ["h100:2", "maia-100:2", "tpu-v5p:2"])
+RESOURCES = ["hbm.bandwidth", "clock", "cores.count", "cache.bandwidth", "link.bandwidth", "vector.flop_per_s"]
+
+
+@pytest.mark.parametrize("field", RESOURCES)
+@pytest.mark.parametrize("on", ["h100:2", "maia-100:2", "tpu-v5p:2", "mi300x:2", "graviton4:2"])
 def test_more_of_a_resource_is_never_slower(field, on):
     from taygeta.base.units import show
     from taygeta.spec.catalog import sheet

@@ -23,6 +23,7 @@ from taygeta.spec.fields import FIELDS, TEXTS, TOPOLOGIES
 
 MAX_FILE_BYTES = 256 * 1024  # a sheet is a few kilobytes; a bound for files from outside
 KINDS = ("gpu", "tpu", "npu", "cpu")
+_PORTS = ("calibration.core_port_share", "calibration.matmul.core_port_share")
 _TABLES = ("aliases", "sources", "notes", "activations", "cooling")
 
 
@@ -78,8 +79,8 @@ class Sheet:
     def overridden(self, settings: Mapping[str, str]) -> Sheet:
         """Return the sheet with fields set by the user, such as {"hbm.bandwidth": "3 TB/s"}.
 
-        A peak is stated at the sheet's clock and core count, so setting either scales every peak, and the vector
-        rate, that is not set as well. Raises InputError.
+        Peaks, the vector rate and the bandwidth of the memory that cores share are stated at the sheet's clock and core
+        count: more cores come with theirs, so setting either scales those that are not set as well. Raises InputError.
         """
         entries = dict(self.entries)
         for path, text in settings.items():
@@ -89,8 +90,10 @@ class Sheet:
             if path in settings and path in self.entries:
                 scale *= entries[path].nominal / self.entries[path].nominal
         if scale != 1.0:
+            # Without a shared memory the cores' ports are shares of main memory, which does not grow with them.
+            ports = ("cache.bandwidth",) if "cache.bandwidth" in self.entries else _PORTS
             for path, old in self.entries.items():
-                if path not in settings and (path.startswith("tensor.peak.") or path == "vector.flop_per_s"):
+                if path not in settings and path.startswith(("tensor.peak.", "vector.flop_per_s", *ports)):
                     entries[path] = replace(
                         old, low=old.low * scale, nominal=old.nominal * scale, high=old.high * scale
                     )
