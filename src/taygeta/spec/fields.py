@@ -49,8 +49,8 @@ def _fields() -> tuple[Field, ...]:
         Field("cache.capacity", u.BYTES, "memory on the chip that all cores share: L2, MALL, CMEM, cluster SRAM", True),
         Field("cache.bandwidth", u.BYTES_PER_S, "bandwidth of that memory to all cores", True),
         Field("sram.per_core", u.BYTES, "memory of one core: L1, shared memory, scratchpad", True),
-        Field("far.capacity", u.BYTES, "second tier of memory behind the first"),
-        Field("far.bandwidth", u.BYTES_PER_S, "bandwidth of the second tier", True),
+        Field("far.capacity", u.BYTES, "second tier of memory behind the first, for information"),
+        Field("far.bandwidth", u.BYTES_PER_S, "bandwidth of the second tier, for information"),
         Field("link.bandwidth", u.BYTES_PER_S, "scale-up bandwidth, per direction and chip", True),
         Field("link.latency", u.SECONDS, "time of one hop of a scale-up transfer, software included", False),
         Field("link.domain", u.COUNT, "chips that the scale-up links join"),
@@ -66,9 +66,6 @@ def _fields() -> tuple[Field, ...]:
     for mode in MODES:
         out.append(Field(f"tensor.macs.{mode}", u.COUNT, f"multiply-accumulates per clock of one core in {mode}"))
         out.append(Field(f"tensor.peak.{mode}", u.FLOP_PER_S, f"dense peak of the whole chip in {mode}", True))
-        out.append(
-            Field(f"calibration.matmul.sustained.{mode}", u.RATIO, f"matmul.sustained of {mode} multiplies", True)
-        )
     return (*out, *_calibration())
 
 
