@@ -23,9 +23,12 @@ def test_commands_print_what_is_written(command, output):
     assert readme.run(command) == output
 
 
-def test_python_runs():
-    for code in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL):
-        exec(compile(code, "README.md", "exec"), {})  # noqa: S102 - our own text
+@pytest.mark.parametrize("name", ["README.md", "docs/guide.md"])
+def test_python_runs(name, capsys):
+    names = {}
+    for code in re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL):
+        exec(compile(code, name, "exec"), names)  # noqa: S102 - our own text
+    assert capsys.readouterr().out
 
 
 def test_the_chip_of_one_s_own_is_one(tmp_path):
