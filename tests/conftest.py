@@ -19,7 +19,11 @@ MODELS = Path(__file__).parents[2] / "shared" / "models"
 @pytest.fixture
 def engine() -> Engine:
     """An engine with no host time and all of the memory."""
-    return Engine("plain", 1.0, 8192, 0.0, 0.0, True, 1.0, 0.0, fused_all_reduce=False, fused_epilogues=False)
+    return Engine(
+        "plain", memory_fraction=1.0, token_budget=8192, host_step=0.0, host_request=0.0, mixes_prefill=True,
+        quantise_launches=0.0, fused_all_reduce=False, fused_epilogues=False,
+        direct_start=4.0, direct_second=6.0, direct_efficiency=0.6,
+    )  # fmt: skip
 
 
 @pytest.fixture

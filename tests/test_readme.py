@@ -43,3 +43,9 @@ def test_the_chip_of_one_s_own_is_one(tmp_path):
 def test_links_lead_somewhere():
     for target in re.findall(r"\]\(([^)#:]+)\)", TEXT):
         assert (ROOT / target).exists(), target
+
+
+def test_accuracy_is_that_of_the_report():
+    short = readme.between(readme.ACCURACY, "short")
+    assert readme.between(readme.README, "accuracy") == short
+    assert 5 < len(short.splitlines()) < 20

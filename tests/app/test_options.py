@@ -17,6 +17,7 @@ from taygeta.app.options import (
     split_ranges,
 )
 from taygeta.base.errors import InputError
+from taygeta.spec.deployment import ROUTING_SKEW
 
 
 def test_settings() -> None:
@@ -89,7 +90,7 @@ def test_shared_options_reach_the_command_as_one() -> None:
         "activations": None,
         "kv": None,
         "engine": "vllm",
-        "skew": 0.0,
+        "skew": ROUTING_SKEW,
         "settings": {"clock": "1GHz"},
     }
 

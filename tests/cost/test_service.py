@@ -10,7 +10,7 @@ import taygeta as tg
 from taygeta.base.errors import DoesNotFitError, InputError
 from taygeta.base.interval import Interval, widen
 from taygeta.cost.predict import Predictor
-from taygeta.cost.service import Load, prefill_batches, service
+from taygeta.cost.service import Load, prefill_batches, service, tpot_seconds
 from taygeta.cost.steps import StepModel
 from taygeta.economics.tokens import dollars_per_million, per_megawatt
 
@@ -23,21 +23,47 @@ def test_tpot_is_step_host_and_share_of_prefills():
     step = model.seconds(decode)[0]
     stall = model.seconds(tg.Batch.prefill(1, 1000) + decode)[0] - step  # one chunk, within the token budget
     host = d.engine.host_step + 9 * d.engine.host_request
-    assert found.tpot.nominal == pytest.approx(step + host + stall * d.engine.prefill_share * 8 / 500)
+    assert found.tpot.nominal == pytest.approx(step + host + stall * 8 / 500)
     prefill = model.seconds(tg.Batch.prefill(1, 1000))[0]
     assert found.prefill.nominal == pytest.approx(prefill)
     assert found.tokens_per_s.nominal == pytest.approx(9 * 500 / (500 * found.tpot.nominal + prefill))
     assert found.per_user.nominal == pytest.approx(1 / found.tpot.nominal)
 
 
-def test_prefills_alone_share_a_step():
+def test_prefills_alone_come_one_by_one_where_lengths_vary():
     d = tg.deploy("llama-3.1-8b", on="h100", engine="sglang")
-    found = tg.serve_rate(d, isl=1000, osl=500, concurrency=4)
     model = StepModel(d)
-    stall = model.seconds(tg.Batch.prefill(4, 1000))[0] / 4
+    prefill = model.seconds(tg.Batch.prefill(1, 1000))[0]
     step = model.seconds(tg.Batch.decode(4, 1250))[0]
     host = d.engine.host_step + 4 * d.engine.host_request
-    assert found.tpot.nominal == pytest.approx(step + host + stall * d.engine.prefill_share * 3 / 500)
+    found = tpot_seconds(model, d, Load(1000, 500, 4), 4)
+    assert found == pytest.approx(step + host + prefill * 3 / 500)
+
+
+def test_prefills_alone_come_in_waves_where_lengths_are_equal():
+    d = tg.deploy("llama-3.1-8b", on="h100", engine="sglang")
+    model = StepModel(d)
+    wave = model.seconds(tg.Batch.prefill(8, 1000))[0]  # as many as fit 8,192 tokens
+    step = model.seconds(tg.Batch.decode(24, 1250))[0]
+    host = d.engine.host_step + 24 * d.engine.host_request
+    # three waves of eight: those of the first wait for two more, of the second for one, of the third for none
+    found = tpot_seconds(model, d, Load(1000, 500, 24, equal_lengths=True), 24)
+    assert found == pytest.approx(step + host + wave * (2 + 1 + 0) / 3 / 500)
+
+
+def test_a_single_wave_waits_for_nobody():
+    d = tg.deploy("llama-3.1-8b", on="h100", engine="sglang")
+    model = StepModel(d)
+    step = model.seconds(tg.Batch.decode(8, 1250))[0]
+    host = d.engine.host_step + 8 * d.engine.host_request
+    assert tpot_seconds(model, d, Load(1000, 500, 8, equal_lengths=True), 8) == pytest.approx(step + host)
+
+
+def test_engines_that_mix_spread_a_wave():
+    d = tg.deploy("llama-3.1-8b", on="h100", engine="vllm")
+    model = StepModel(d)
+    equal, varied = (tpot_seconds(model, d, Load(1000, 500, 24, equal), 24) for equal in (True, False))
+    assert equal == varied
 
 
 def test_one_request_waits_for_nobody():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -131,6 +133,47 @@ def test_collective_bytes_by_hand():
     reduced = (2 * 32 + 1) * 2 * 3 / 4 * 10 * 4096 * 2  # 65 all-reduces of 10 rows in bf16, 2 (g - 1) / g of the input
     gathered = 3 * 10 * (128256 / 4) * 2  # logits, one share to each of three others
     assert p.link_bytes == pytest.approx(reduced + gathered)
+
+
+def test_all_reduces_are_the_engines_by_hand():
+    """65 one-shot all-reduces of one row of 8 KiB over two chips: the start in link latencies, then its bytes."""
+    seconds = []
+    for name in ("vllm", "trtllm"):
+        d = tg.deploy("llama-3.1-8b", on="h100:2", engine=name)
+        ops = {op.name: op for op in Predictor(d).predict(tg.Batch.decode(1, 100)).ops}
+        e, link = d.engine, d.chip.link
+        assert link is not None
+        one = e.direct_start * link.latency + 8192 / (e.direct_efficiency * link.bandwidth)
+        assert ops["all-reduce"].seconds == pytest.approx(65 * one)
+        seconds.append(one)
+    assert seconds[0] > 1.3 * seconds[1]
+
+
+def test_a_chips_own_direct_kernels_come_before_the_engines():
+    d = tg.deploy("llama-3.1-8b", on="h100:2", settings={"calibration.collective.direct_start": "1"})
+    assert StepModel(d).silicon.collective.direct_start == 1.0
+    assert StepModel(d).silicon.collective.direct_second == d.engine.direct_second
+
+
+def test_norms_inside_all_reduces_by_hand():
+    """A norm after an all-reduce of a fusing engine: no launch, the residual in and out, no other traffic."""
+    d = tg.deploy("llama-3.1-8b", on="h100:2", engine="trtllm")
+    apart = replace(d, engine=replace(d.engine, fused_all_reduce=False))
+    s = StepModel(d).silicon
+    per_clock = s.vector.cache_efficiency * s.hw.cache_bandwidth
+    rows, width = 64, 4096
+    weights = 2 * width  # of one norm, bf16
+    for deployment, launches, streams in ((d, 0, 2), (apart, 1, 4)):
+        ops = {op.name: op for op in StepModel(deployment).cost(tg.Batch.decode(rows, 100)).ops}
+        one = launches * s.hw.launch + (streams * rows * width * 2 + weights) / per_clock
+        assert ops["norm"].seconds == pytest.approx(64 * one)  # two a layer
+        assert ops["final norm"].seconds == pytest.approx(one)
+
+
+def test_norms_without_an_all_reduce_are_kernels_of_their_own():
+    d = tg.deploy("llama-3.1-8b", on="h100", engine="trtllm")
+    ops = {op.name: op for op in StepModel(d).cost(tg.Batch.decode(1, 100)).ops}
+    assert ops["norm"].seconds > 64 * StepModel(d).silicon.hw.launch
 
 
 def test_pipeline_latency_and_interval():

@@ -18,6 +18,7 @@ from taygeta.cost.matmul import MatmulConstants, matmul
 from taygeta.cost.silicon import constants, core_port
 from taygeta.cost.vector import QuantiseConstants, quantise
 from taygeta.validate import tables
+from taygeta.validate.libraries import all_reduce_library, attention_kernel
 from taygeta.validate.run import answer_frame, result
 from taygeta.validate.systems import Systems
 
@@ -127,10 +128,48 @@ def test_collectives_follow_the_table_in_what_bytes_means(write, kernels):
         all_reduce(size, 8, kernels.link, kernels.collective)[0],
         all_gather(size / 8, 8, kernels.link, kernels.collective)[0],  # the table names the gathered output
         send(size, kernels.link, kernels.collective)[0],
-        all_reduce_best(size, 8, kernels.link, kernels.collective)[0],
+        all_reduce_best(size, 8, kernels.link, kernels.collective._replace(**all_reduce_library("vllm", "")))[0],
     ]
     rows = [comm_row(), comm_row(op="all_gather"), comm_row(op="p2p"), comm_row(library="vllm_custom")]
     assert predicted("comm", write("comm", rows)) == [pytest.approx(t, rel=1e-9) for t in times]
+
+
+def test_direct_kernels_are_those_of_the_library_and_its_release(write):
+    """8 H100 x 4 KiB, one-shot: starts of link latencies (0.688 us) and 7 x 4 KiB at a share of 450 GB/s."""
+    known = {
+        ("vllm_custom", "0.19.0"): (6.6, 0.59),
+        ("trtllm_custom", "1.3.0rc20"): (4.46, 0.58),
+        ("sglang_custom", "0.5.10"): (6.6, 0.59),
+        ("sglang_custom", "0.5.14"): (4.07, 0.65),
+        ("sglang_custom", "0.5.6.post2"): (4.46, 0.58),
+    }
+    rows = [comm_row(library=library, version=version, bytes=4096) for library, version in known]
+    by_hand = [start * 0.688e-6 + 7 * 4096 / (share * 450e9) for start, share in known.values()]
+    assert predicted("comm", write("comm", rows)) == [pytest.approx(t, rel=1e-9) for t in by_hand]
+
+
+def test_a_library_without_an_engine_takes_the_kernels_own_constants():
+    assert all_reduce_library("unheard", "1") == {}
+
+
+def test_packed_prefill_of_sglang_on_cores_that_stand_alone(write):
+    """A group of 32 heads x 16 rows fits 4 tiles instead of 32; cores that share tiles keep the chip's constants."""
+    packed = prefill_row(gpu="a100_sxm", framework="sglang", version="0.5.9", kernel="flash_attention", isl=16, step=0)
+    sizes = {"batch_size": 128, "q_heads": 64, "kv_heads": 2}
+    rows = [{**packed, **sizes}, {**packed, **sizes, "framework": "vllm", "version": "0.14.0"}]
+    mine, other = predicted("attention_prefill", write("attention_prefill", rows))
+    assert mine < 0.6 * other
+    assert attention_kernel("sglang", "0.5.9", "flash_attention", multicast=1.0)
+    assert attention_kernel("sglang", "0.5.9", "flash_attention", multicast=0.75) is None
+    assert attention_kernel("vllm", "0.5.9", "flash_attention", multicast=1.0) is None
+    assert attention_kernel("sglang", "0.5.9", "triton", multicast=1.0) is None
+
+
+def test_rows_that_beat_their_arithmetic_are_impossible_however_small_their_caches(write):
+    """1 x 4096 causal tokens, 32 heads of 128: 4 x 32 x 128 x 4096 x 4097 / 2 FLOP at 989.4 TFLOP/s are 138.95 us."""
+    rows = [prefill_row(batch_size=1, isl=4096, latency_s=t) for t in (138.8e-6, 139.1e-6)]
+    frame = answer("attention_prefill", write("attention_prefill", rows))
+    assert frame["impossible"].to_list() == [True, False]
 
 
 def test_pairs_of_cards_use_their_bridge_and_then_the_bus(write):

@@ -65,6 +65,8 @@ def test_a_label_of_the_width_of_the_checkpoint_means_the_checkpoint():
     labels = formats_of({"precision": "fp8", "gemm_quant_mode": "fp8", "moe_quant_mode": "fp8"})
     assert deployed_formats(blocks, hopper, "sglang", labels).experts == "fp8_block"
     assert deployed_formats(plain, hopper, "vllm", labels).ffn == "fp8_static"
+    mixed = formats_of({"precision": "fp8", "gemm_quant_mode": "fp8", "moe_quant_mode": "fp8_block"})
+    assert mixed[:2] == ("fp8_block", "fp8_block")
 
 
 def test_nvfp4_leaves_latent_attention_alone_and_caches_are_fp8_where_4_bits_are():
@@ -78,7 +80,10 @@ def test_nvfp4_leaves_latent_attention_alone_and_caches_are_fp8_where_4_bits_are
 def test_lengths_are_drawn_unless_the_source_fixes_them():
     named = {**e2e_row(), "source": "inferencex_db"}
     assert row_of(named).load == Load(900, 900, 16)
-    assert row_of({**named, "source": "gap_analysis"}).load == Load(1000, 1000, 16)
+    fixed = {**named, "source": "gap_analysis"}
+    assert row_of(fixed).load == Load(1000, 1000, 16, equal_lengths=True)
+    # the scenarios of InferenceX are its runs, whoever quotes them: 0.9 x 1,024 and 0.9 x 8,192
+    assert row_of({**fixed, "isl": 1024, "osl": 8192}).load == Load(922, 7373, 16)
 
 
 def test_requests_in_flight_come_from_the_batch_where_nothing_else_says():

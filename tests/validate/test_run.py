@@ -190,22 +190,8 @@ def test_the_report_says_where_constants_come_from(write):
         systems,
     )
     assert "## Where the constants come from" in text
-    assert "| h100 | matmul" in text
+    assert "| matmul, quantise | h100 | fitted: gemm.parquet of AIConfigurator" in text
     assert "| gemm | slow quantisation | 0 |" in text
-
-
-def test_left_out_chips_keep_their_own_public_numbers():
-    """A sibling's constants on a chip with twice its bandwidth: long streams still take half the time."""
-    from taygeta.validate.held_out import Lent, family_only
-
-    systems = Systems()
-    h100, h200 = systems.get("h100_sxm"), systems.get("h200_sxm")
-    bare = family_only(h100)
-    assert bare.hbm == h100.chip.hbm
-    assert bare.constants["launch"] != h100.chip.constants["launch"]
-    lent = Lent(systems, family_only).get("h200_sxm").chip
-    assert lent.hbm == h200.chip.hbm
-    assert dict(lent.constants) == dict(bare.constants)
 
 
 def test_measurements_are_never_overwritten(perfect):
@@ -213,3 +199,21 @@ def test_measurements_are_never_overwritten(perfect):
     done = CliRunner().invoke(app, ["validate", str(perfect), "--rows", str(perfect)])
     assert done.exit_code == 2
     assert {path: path.read_bytes() for path in perfect.iterdir()} == before
+
+
+def test_the_report_starts_with_what_a_reader_wants(perfect):
+    systems = Systems()
+    text = report(list(validate(perfect, systems)), systems)
+    start, end = text.index("<!-- short -->\n"), text.index("<!-- /short -->")
+    assert start < text.index("## What was scored")
+    short = text[start:end].splitlines()
+    assert "| rows of | H100 | roofline |" in short
+    assert any(line.startswith("| matrix multiply, bf16 | 0.0 / 0.0 |") for line in short)
+    assert "| Taygeta | 0.0 % | 0.0 % | 0.0 % | 2 of 2 |" in short
+
+
+def test_filters_that_errors_of_predictions_led_to_are_marked(perfect):
+    systems = Systems()
+    text = report(list(validate(perfect, systems)), systems)
+    marked = {line.split("|")[2].strip() for line in text.splitlines() if "| residuals |" in line}
+    assert marked == {"bimodal decode", "bimodal long decode", "other clock"}

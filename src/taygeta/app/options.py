@@ -50,6 +50,8 @@ Settings = Annotated[
     ),
 ]
 
+SKEW = 1.01  # as spec.deployment.ROUTING_SKEW, said here so that help needs not read it; a test holds them equal
+
 _SPREAD: tuple[tuple[str, Any, Any], ...] = (
     (
         "tp",
@@ -101,7 +103,7 @@ _SPREAD: tuple[tuple[str, Any, Any], ...] = (
             float,
             typer.Option(help="Exponent of a power law of expert loads; 0: tokens pick experts at random."),
         ],
-        0.0,
+        SKEW,
     ),
     ("settings", Settings, None),
 )

@@ -12,6 +12,7 @@ from taygeta.app.output import check_page, progress, write_page
 from taygeta.base.errors import InputError
 
 if TYPE_CHECKING:
+    from taygeta.validate.held_out import HeldOut
     from taygeta.validate.run import Result
     from taygeta.validate.score import Score
     from taygeta.validate.systems import Systems
@@ -68,10 +69,20 @@ def validate(
                 files.write_rows(rows, result.table, result.rows)
             if json:
                 files.write_scores(json, scores)
-    _report(results, systems, html, markdown)
+    found: list[HeldOut] = []
+    if json or markdown:
+        from taygeta.validate.held_out import held_out
+
+        with progress("leaving chips out") as advance:
+            found = held_out(results, systems, advance)
+    if json:
+        files.write_scores(json, [*scores, *(score for h in found for score in h.scores())])
+    _report(results, systems, found, html, markdown)
 
 
-def _report(results: list[Result], systems: Systems, html: Path | None, markdown: Path | None) -> None:
+def _report(
+    results: list[Result], systems: Systems, found: list[HeldOut], html: Path | None, markdown: Path | None
+) -> None:
     """Print the scores, and write the page and the report that were asked for."""
     from rich.console import Console
 
@@ -81,10 +92,9 @@ def _report(results: list[Result], systems: Systems, html: Path | None, markdown
     show(view.summary(results), Console(file=sys.stdout, highlight=False))
     if markdown:
         from taygeta.validate.files import write_text
-        from taygeta.validate.held_out import held_out
         from taygeta.validate.markdown import report
 
-        write_text(markdown, report(results, systems, held_out(results, systems)))
+        write_text(markdown, report(results, systems, found))
         sys.stderr.write(f"wrote {markdown}\n")
     write_page(html, lambda: view.page(results))
 

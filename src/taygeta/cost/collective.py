@@ -44,8 +44,9 @@ class CollectiveConstants(NamedTuple):
 
     The defaults are one fit to the NCCL rows of comm.parquet of the silicon tables (6,480 rows of A100,
     H100, H200 and B200 with NVSwitch; four operations, 2 to 8 chips, 512 B to 512 MiB; mean error of all-
-    reduce 6.8 to 10.9 %) and, for the direct kernels, to TensorRT-LLM's all-reduce in graphs (8.2 to 12.0
-    %). Efficiency was capped at 0.85: the error is flat from there to 1, the blend takes the difference.
+    reduce 6.8 to 10.9 %). Efficiency was capped at 0.85: the error is flat from there to 1, the blend takes
+    the difference. Direct kernels are the engine's own (data/engines); those here are TensorRT-LLM's, in
+    graphs (8.2 to 12.0 %).
     """
 
     efficiency: float = 0.85  # share of link bandwidth that large messages sustain; 0.6 to 0.95
@@ -58,9 +59,7 @@ class CollectiveConstants(NamedTuple):
         0.58  # share of link bandwidth, per byte of input, if the switch adds; 0.4 to 0.7
     )
     direct_start: float = 4.46  # launch and rendezvous of a one-shot kernel, in units of link latency; 3 to 7
-    direct_second: float = (
-        24.8  # what a second phase adds, likewise: 5 to 6 where an engine tunes for two-shot
-    )
+    direct_second: float = 24.8  # what a second phase adds, likewise: 5 to 7 where an engine has a two-shot
     direct_efficiency: float = 0.58  # share of link bandwidth of one- and two-shot kernels; 0.5 to 0.9
 
 

@@ -21,6 +21,7 @@ _COLLECTIVES = {
     "send": s.SEND,
 }
 _LOWERINGS = {"plain": s.PLAIN, "absorbed": s.ABSORBED, "expanded": s.EXPANDED}
+_NORMS = ("norm", "final norm")  # what follows an all-reduce and adds the residual
 # Vector operations that engines with fused epilogues run inside their neighbours' kernels.
 _EPILOGUES = ("rotary and cache write", "latent norms, rotary and cache write", "output gate", "gated norm")
 
@@ -28,12 +29,26 @@ _EPILOGUES = ("rotary and cache write", "latent norms, rotary and cache write", 
 def lower(graph: Graph, d: Deployment) -> np.ndarray:
     """Return one row for each operation of the graph, in order."""
     table = np.zeros((sum(1 for _ in graph.ops()), s.WIDTH))
-    for row, (op, repeats) in zip(table, graph.ops(), strict=True):
+    for row, (op, repeats), before in zip(table, graph.ops(), _before(graph), strict=True):
         axis = "routed" if op.kind == "experts" else op.rows
-        kind, parameters = _parameters(op, d)
+        rides = d.engine.fused_all_reduce and op.name in _NORMS and before == "all_reduce"
+        kind, parameters = (s.VECTOR, _fused_norm(op)) if rides else _parameters(op, d)
         row[:3] = kind, BATCH_AXES.index(axis), repeats
         row[s.FIRST : s.FIRST + len(parameters)] = parameters
     return table
+
+
+def _before(graph: Graph) -> list[str]:
+    """Return the kind of the operation that runs before each one: before the first of a repeated block, its last."""
+    kinds: list[str] = []
+    last = ""
+    for block in graph.blocks:
+        if block.repeats > 1:
+            last = block.ops[-1].kind
+        for op in block.ops:
+            kinds.append(last)
+            last = op.kind
+    return kinds
 
 
 def peak_mode(op: Op, d: Deployment) -> str:
@@ -101,6 +116,17 @@ def _vector(op: Op, d: Deployment) -> tuple[float, ...]:
     rides = d.engine.fused_epilogues and op.name in _EPILOGUES
     stored = sum(x.row_bytes for x in op.writes) if "cache write" in op.name else 0.0
     return reads, writes, fixed, flop, 0.0 if rides else 1.0, reads if gather else stored
+
+
+def _fused_norm(op: Op) -> tuple[float, ...]:
+    """A norm inside the kernel of the all-reduce before it: the sum comes in registers and its norm goes out as the
+    all-reduce's result, so that the residual is all that the norm adds.
+
+    The published fusion (TensorRT-LLM's AllReduceFusionOp.RESIDUAL_RMS_NORM; FlashInfer's allreduce_fusion).
+    """
+    residual, stored = op.reads[1].row_bytes, op.writes[1].row_bytes
+    flop = op.flop * sum(x.row_elements for x in op.reads)
+    return residual, stored, 2.0 * op.weight_elements(), flop, 0.0, 0.0
 
 
 def _experts(op: Op, shape: ExpertShape, d: Deployment) -> tuple[float, ...]:

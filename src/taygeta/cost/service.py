@@ -1,14 +1,21 @@
 """A closed loop at fixed concurrency in its steady state: TPOT, prefill time, throughput, what a token costs.
 
 Every request in flight adds one token a step; between two of its tokens a request waits for the step, for the host,
-and for its share of the prefills of the others, one for every osl of their tokens:
+and for the prefills of the others. While it makes its osl tokens, each of the others ends and is followed by a new
+prompt once:
 
-    TPOT = step + host_step + host_request x batch + stall x prefill_share x (batch - 1) / osl
+    TPOT = step + host_step + host_request x batch + stall x (batch - 1) / osl
 
 The first three belong to chip and engine, the last is what a closed loop adds. `stall` is what one prompt costs the
 others: where an engine mixes chunks of prompts into decode steps, the difference that they make to those steps; where
-it runs prefills alone, the time of a step of as many prompts as fit its token budget, each its share. Queueing before
-the first token is not in it: TTFT comes from simulating the requests.
+it runs prefills alone, the time of a step of that prompt alone, since answers of unequal lengths end one by one.
+
+Where all requests have the same lengths and prefills run alone, answers begin together and end together: prompts come
+in waves, as many in a step as fit the token budget, and a request waits only for those that come after its own, half
+of them on average: prefill x (batch - together) / 2 / osl. Engines that mix spread a wave by themselves, since early
+prompts decode while late ones are read.
+
+Queueing before the first token is not in it: TTFT comes from simulating the requests.
 """
 
 from __future__ import annotations
@@ -29,11 +36,15 @@ MAX_TOKENS = 1 << 22
 
 @dataclass(frozen=True)
 class Load:
-    """What a closed loop asks for: input and output tokens of a request, requests in flight over all replicas."""
+    """What a closed loop asks for: input and output tokens of a request, requests in flight over all replicas.
+
+    equal_lengths: every request has just these lengths, as in a benchmark; else they are means of what varies.
+    """
 
     isl: int
     osl: int
     concurrency: int
+    equal_lengths: bool = False
 
     def __post_init__(self) -> None:
         for name in ("isl", "osl", "concurrency"):
@@ -62,14 +73,27 @@ def prefill_seconds(model: StepTimes, d: Deployment, isl: int) -> float:
     return sum(model.seconds(batch)[0] for batch in prefill_batches(d, isl))
 
 
+def prompts_together(d: Deployment, load: Load, batch: int) -> int:
+    """Return the prompts of a prefill step: one, unless requests end together and prefills run alone."""
+    if d.engine.mixes_prefill or not load.equal_lengths:
+        return 1
+    return max(1, min(batch, d.engine.token_budget // load.isl))
+
+
+def prompts_waited(d: Deployment, load: Load, batch: int) -> float:
+    """Return the prompts of others that run while a request makes its tokens, by the engine's policy."""
+    if d.engine.mixes_prefill or not load.equal_lengths:
+        return batch - 1.0
+    return (batch - prompts_together(d, load, batch)) / 2.0
+
+
 def stall_seconds(model: StepTimes, d: Deployment, load: Load, batch: int) -> float:
     """Return the time that one prompt adds to the steps of the other requests of its rank, by the engine's policy."""
-    budget = d.engine.token_budget
     if d.engine.mixes_prefill:
         decode = decode_batch(d, load, batch)
         alone = model.seconds(decode)[0]
         return sum(model.seconds(chunk + decode)[0] - alone for chunk in prefill_batches(d, load.isl))
-    together = max(1, min(batch, budget // load.isl))
+    together, budget = prompts_together(d, load, batch), d.engine.token_budget
     chunks = (Batch.prefill(together, min(budget, load.isl - at), at) for at in range(0, load.isl, budget))
     return sum(model.seconds(chunk)[0] for chunk in chunks) / together
 
@@ -81,8 +105,7 @@ def tpot_seconds(model: StepTimes, d: Deployment, load: Load, batch: int) -> flo
     host = d.engine.host_step + d.engine.host_request * batch
     if batch == 1:
         return step + host
-    others = d.engine.prefill_share * (batch - 1) / load.osl
-    return step + host + stall_seconds(model, d, load, batch) * others
+    return step + host + stall_seconds(model, d, load, batch) * prompts_waited(d, load, batch) / load.osl
 
 
 def quick_rates(model: StepTimes, d: Deployment, load: Load) -> tuple[float, float, float]:

@@ -16,6 +16,7 @@ from taygeta.cost.step import Silicon
 from taygeta.cost.vector import QuantiseConstants, VectorConstants
 from taygeta.spec import chip as spec
 from taygeta.spec.chip import Chip
+from taygeta.spec.engine import Engine
 
 _TOPOLOGIES = {
     "switch": (SWITCH, 1.0),
@@ -25,12 +26,16 @@ _TOPOLOGIES = {
     "torus3d": (TORUS, 3.0),
     "pcie": (SHARED, 1.0),
 }
+DIRECT = ("direct_start", "direct_second", "direct_efficiency")  # of the engine's own all-reduce kernels
 NO_LINK = Link(1.0, 1.0, SWITCH, 1.0, 1.0, 1.0, 0.0)  # never used: a collective of one rank takes no time
 Constants = TypeVar("Constants", bound=tuple[Any, ...])
 
 
-def silicon(chip: Chip) -> Silicon:
-    """Return what the kernels know of a chip. Raises InputError when neither the chip nor its family has a constant."""
+def silicon(chip: Chip, engine: Engine | None = None) -> Silicon:
+    """Return what the kernels know of a chip, under an engine whose own all-reduce kernels it runs.
+
+    Raises InputError when neither the chip nor its family has a constant.
+    """
     return Silicon(
         hw=hardware(chip),
         matmul=constants(MatmulConstants, "matmul", chip, core_port=core_port(chip, "matmul.")),
@@ -39,7 +44,7 @@ def silicon(chip: Chip) -> Silicon:
         attention=constants(AttentionConstants, "attention", chip),
         scan=constants(ScanConstants, "scan", chip),
         experts=constants(ExpertsConstants, "experts", chip),
-        collective=constants(CollectiveConstants, "collective", chip),
+        collective=collective_constants(chip, engine),
         link=link_of(chip.link),
         network=link_of(chip.network),
     )
@@ -78,6 +83,17 @@ def link_of(link: spec.Link | None) -> Link:
         dimensions,
         link.bus or link.bandwidth,
         float(link.reduces),
+    )
+
+
+def collective_constants(chip: Chip, engine: Engine | None) -> CollectiveConstants:
+    """Return the constants of collectives: one- and two-shot kernels belong to the engine, unless the chip states its
+    own.
+    """
+    own = {} if engine is None else {name: getattr(engine, name) for name in DIRECT}
+    stated = {name for name in DIRECT if f"collective.{name}" in chip.constants}
+    return constants(
+        CollectiveConstants, "collective", chip, **{name: v for name, v in own.items() if name not in stated}
     )
 
 

@@ -12,7 +12,7 @@ from taygeta.frontend.catalog import model
 from taygeta.graph.memory import memory
 from taygeta.spec.catalog import sheet
 from taygeta.spec.chip import Chip, assumption_group, build_chip
-from taygeta.spec.deployment import Corner, Deployment, Parallelism, deployment, divides_heads
+from taygeta.spec.deployment import ROUTING_SKEW, Corner, Deployment, Parallelism, deployment, divides_heads
 from taygeta.spec.engine import engine
 from taygeta.spec.fields import FIELDS
 from taygeta.spec.model import Model
@@ -39,7 +39,7 @@ class Recipe:
     activations: str | None = None
     kv: str | None = None
     engine: str = "vllm"
-    skew: float = 0.0
+    skew: float = ROUTING_SKEW
     settings: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def with_settings(self, settings: Mapping[str, str]) -> Recipe:

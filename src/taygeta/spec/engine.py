@@ -22,11 +22,10 @@ class Engine:
     memory_fraction: share of the memory the engine takes for weights, KV cache and activations. token_budget: new
     tokens that one step may hold. host_step: host time of a step that the chip waits for, seconds. host_request: the
     same for each request of the batch. mixes_prefill: chunks of prompts ride on decode steps; else prefills run
-    alone, as many prompts together as the budget holds. prefill_share: share of the others' prefills that falls
-    between the tokens of a request: 1 where they are spread evenly, 0.5 where those of a wave run together before its
-    decodes. fused_all_reduce: the all-reduce, the residual add and the norm are one kernel. fused_epilogues: rotary
-    embedding, activation functions and casts ride on the neighbouring matrix multiply. direct_start, direct_second,
-    direct_efficiency: the engine's own one- and two-shot all-reduce kernels, as taygeta.cost.collective names them.
+    alone, as many prompts together as the budget holds. fused_all_reduce: the all-reduce, the residual add and the
+    norm are one kernel. fused_epilogues: rotary embedding, activation functions and casts ride on the neighbouring
+    matrix multiply. direct_start, direct_second, direct_efficiency: the engine's own one- and two-shot all-reduce
+    kernels, as taygeta.cost.collective names them.
     """
 
     name: str
@@ -35,7 +34,6 @@ class Engine:
     host_step: float
     host_request: float
     mixes_prefill: bool
-    prefill_share: float
     quantise_launches: float
     fused_all_reduce: bool
     fused_epilogues: bool
@@ -50,7 +48,6 @@ _DIMENSIONS = {
     "token_budget": units.COUNT,
     "host_step": units.SECONDS,
     "host_request": units.SECONDS,
-    "prefill_share": units.RATIO,
     "quantise_launches": units.RATIO,
     "direct_start": units.RATIO,
     "direct_second": units.RATIO,

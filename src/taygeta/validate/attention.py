@@ -15,7 +15,7 @@ from taygeta.cost.surface import attentions
 from taygeta.spec.chip import Chip
 from taygeta.validate.answers import Answers, column, groups
 from taygeta.validate.formats import element_bytes, stored
-from taygeta.validate.libraries import attention_start
+from taygeta.validate.libraries import attention_kernel, attention_start
 from taygeta.validate.systems import Systems
 
 if TYPE_CHECKING:
@@ -34,10 +34,11 @@ def answer(frame: polars.DataFrame, systems: Systems) -> Answers:
     """Return predictions of every row of a table of attention, prefill or decode."""
     out = Answers.empty(frame.height)
     shapes, appended, starts = shapes_of(frame), appends(frame), starts_of(frame)
-    for (gpu, kv, compute), index in groups(frame, "gpu", "kv_dtype", "compute_dtype"):
+    names = ("gpu", "kv_dtype", "compute_dtype", "framework", "version", "kernel")
+    for (gpu, kv, compute, *release), index in groups(frame, *names):
         try:
             system, cached, multiplied = systems.get(gpu), stored(kv).weights, stored(compute).weights
-            silicons = system.silicons
+            silicons = tuple(served_by(s, *release) for s in system.silicons)
             rows = arguments(shapes[index], element_bytes(cached), appended[index], starts[index])
             runs = [walk(rows, chip, s, multiplied) for chip, s in zip(system.chips, silicons, strict=True)]
         except InputError as error:
@@ -48,6 +49,22 @@ def answer(frame: polars.DataFrame, systems: Systems) -> Answers:
         empty = (shapes[index][:, [0, 1, 4, 5, 6]] < 1.0).any(axis=1)
         out.refuse(index[empty], "nothing to attend to: a size is 0.")
     return out
+
+
+def served_by(s: Silicon, framework: str, version: str, kernel: str) -> Silicon:
+    """Return what kernels know of a chip with the constants of a release's own attention kernel."""
+    found, c = attention_kernel(framework, version, kernel, s.hw.multicast), s.attention
+    if found is None:
+        return s
+    return s._replace(
+        attention=c._replace(
+            packs=1.0,
+            prefill_tile=0.0,
+            tensor_efficiency=min(found.tensor * c.tensor_efficiency, 1.0),
+            prefill_start=max(c.prefill_start + found.prefill_start, 0.0),
+            decode_start=max(c.decode_start + found.decode_start, 0.0),
+        )
+    )
 
 
 def shapes_of(frame: polars.DataFrame) -> np.ndarray:
@@ -124,18 +141,21 @@ def roofline(shapes: np.ndarray, chip: Chip, element: float, multiplied: str) ->
     sequences, new, context, window, heads, kv_heads, dim = shapes.T
     total = context + new
     reach = np.where(window > 0.0, np.minimum(total, window + new - 1.0), total)
+    moved = sequences * (2.0 * kv_heads * reach * dim * element + 2.0 * new * heads * dim * IO_BYTES)
+    return np.maximum(arithmetic(shapes, chip, multiplied), moved / chip.hbm.bandwidth)
+
+
+def arithmetic(shapes: np.ndarray, chip: Chip, multiplied: str) -> np.ndarray:
+    """Return the seconds of the two multiplies of every visible pair at the peak of the format `multiplied`."""
+    sequences, new, context, window, heads, _, dim = shapes.T
     growing = np.where(window > 0.0, np.clip(window - context, 0.0, new), new)
     pairs = (
         growing * context
         + 0.5 * growing * (growing + 1.0)
         + (new - growing) * np.where(window > 0.0, window, 0.0)
     )
-    moved = sequences * (2.0 * kv_heads * reach * dim * element + 2.0 * new * heads * dim * IO_BYTES)
     peak = chip.peaks[chip.mode(multiplied, multiplied)]
-    return np.maximum(
-        attention_flop(1.0, 1.0, 1.0, 1.0) * sequences * pairs * heads * dim / peak,
-        moved / chip.hbm.bandwidth,
-    )
+    return attention_flop(1.0, 1.0, 1.0, 1.0) * sequences * pairs * heads * dim / peak
 
 
 def cache_bytes(shapes: np.ndarray, element: np.ndarray) -> np.ndarray:
@@ -146,16 +166,17 @@ def cache_bytes(shapes: np.ndarray, element: np.ndarray) -> np.ndarray:
 
 
 def impossible(frame: polars.DataFrame, answers: Answers, systems: Systems) -> np.ndarray:
-    """Return which rows beat the roofline although their caches are more than twice the shared cache, so that
-    nothing is warm.
+    """Return which rows beat their arithmetic at peak, or beat the roofline although their caches are more than twice
+    the shared cache, so that nothing is warm.
     """
     out = np.zeros(frame.height, dtype=bool)
     shapes, seconds = shapes_of(frame), column(frame, "latency_s")
-    for (gpu, kv), index in groups(frame, "gpu", "kv_dtype"):
+    for (gpu, kv, compute), index in groups(frame, "gpu", "kv_dtype", "compute_dtype"):
         try:
             chip, element = systems.get(gpu).chip, element_bytes(stored(kv).weights)
+            floor = arithmetic(shapes[index], chip, stored(compute).weights)
         except InputError:
             continue
         far = cache_bytes(shapes[index], np.full(len(index), element)) > 2.0 * chip.cache.capacity
-        out[index] = far & (seconds[index] < answers.roofline[index])
+        out[index] = (far & (seconds[index] < answers.roofline[index])) | (seconds[index] < floor)
     return out

@@ -2,14 +2,17 @@
 
 What a kernel needs to know of a chip beyond its public numbers comes from the measured chip nearest to it:
 one of its family, else one whose cores share operands as its own do, else any. Kernels are alike within such
-a class, so what is a time (launches, starts, tiles, steps) or a share carries as it is. Two constants hang on
-the chip's other numbers and carry as shares of those:
+a class, so efficiencies, shares and times of software carry as they are, latencies of collectives and expert
+layers in the units they have. What hangs on the chip's other numbers is carried relative to those:
 
 - the port of a multiply, as a share of a core's part of the bandwidth of the memory that cores share;
 - the sustained share of peak, as the energy of a FLOP. Voltage rises with the clock, and energy with it; a
-  generation of process and tensor unit saves GENERATION_GAIN. The power budget then says what is sustained.
+  generation of process and tensor unit saves GENERATION_GAIN. The power budget then says what is sustained;
+- a launch shortens from one generation to the next as it did among the measured chips, and with it the time
+  that a tile of attention takes beyond its keys.
 
-The rule was shaped on A100, H100, H200, B200 and L40S: its three constants are assumptions, not fits.
+The rule was shaped on A100, H100, H200, B200 and L40S: its constants are assumptions, not fits. The trend of
+launches was added after errors without it had been seen. Errors of those chips under the rule are optimistic.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
+import numpy as np
+
 from taygeta.base.errors import InputError
 from taygeta.base.formats import FORMATS
 from taygeta.cost.matmul import power_limited_share
@@ -27,7 +32,8 @@ from taygeta.spec.chip import Chip
 
 STATIC_SHARE = 0.25  # of a power budget, for memory, leakage and links; assumed, 0.15 to 0.35
 GENERATION_GAIN = 0.7  # energy of a FLOP over that of a generation earlier; assumed, 0.6 to 0.85
-SUSTAINED_LIMIT = 0.82  # share of peak that no multiply passed on any measured chip (gemm.parquet)
+SUSTAINED_LIMIT = 0.82  # share of peak where power does not limit; assumed, 0.8 to 0.93
+LATENCIES = ("attention.decode_tile", "attention.prefill_tile")  # start and drain of a block, as in a launch
 WIDE = "bf16"  # the mode whose sustained share the power budget is held against
 
 
@@ -43,20 +49,23 @@ def carried(target: Chip, sources: Sequence[Chip]) -> Chip:
     first, *others = nearest(target, sources)
     formats: dict[str, float] = {}
     for source in reversed(others):
-        found = _own(source) | _scaled(target, source)
+        found = {**_own(source), **_scaled(target, source)}
         formats |= {path: value for path, value in found.items() if _format(path)}
-    constants = {**formats, **_own(first), **_scaled(target, first), "multicast": target.constants["multicast"]}
+    shorter = launch_gain(sources) ** (generation(target) - generation(first))
+    times = {path: first.constants[path] * shorter for path in ("launch", *LATENCIES)}
+    kind = {"multicast": target.constants["multicast"]}
+    constants = {**formats, **_own(first), **_scaled(target, first), **times, **kind}
     return replace(target, constants=MappingProxyType(constants))
 
 
 def nearest(target: Chip, sources: Sequence[Chip]) -> list[Chip]:
-    """Return `sources`, nearest to the target first: of its family, of its class, then by peak and bandwidth."""
+    """Return `sources`, nearest first: of the target's family, of its class, then by peak and bandwidth."""
 
     def distance(source: Chip) -> tuple[bool, bool, float]:
-        pairs = ((target.peaks, source.peaks),)
-        peaks = [abs(math.log(a[WIDE] / b[WIDE])) for a, b in pairs if WIDE in a and WIDE in b]
-        stream = abs(math.log(target.hbm.bandwidth / source.hbm.bandwidth))
-        return source.family != target.family, shares(source) != shares(target), sum(peaks) + stream
+        apart = abs(math.log(target.hbm.bandwidth / source.hbm.bandwidth))
+        if WIDE in target.peaks and WIDE in source.peaks:
+            apart += abs(math.log(target.peaks[WIDE] / source.peaks[WIDE]))
+        return source.family != target.family, shares(source) != shares(target), apart
 
     return sorted(sources, key=distance)
 
@@ -74,8 +83,19 @@ def generation(chip: Chip) -> int:
     return int("fp8" in chip.peaks) + int("fp4" in chip.peaks)
 
 
+def launch_gain(sources: Sequence[Chip]) -> float:
+    """Return the launch of a chip over that of a generation earlier, among measured chips.
+
+    The slope of a line through its logarithm; 1 where all are of one generation.
+    """
+    years = np.array([generation(source) for source in sources], dtype=float)
+    times = np.log([source.constants["launch"] for source in sources])
+    apart = years - years.mean()
+    return float(np.exp((apart @ times) / (apart @ apart))) if apart.any() else 1.0
+
+
 def sustained(target: Chip, source: Chip) -> float:
-    """Return the share of its bf16 peak that a chip sustains, by the energy that a FLOP takes on another chip.
+    """Return the share of its bf16 peak that a chip sustains, by the energy of a FLOP on another chip.
 
     The other's share as it is where a power budget or a bf16 peak is not known.
     """
@@ -118,5 +138,5 @@ def _scaled(target: Chip, source: Chip) -> Mapping[str, float]:
 
 
 def _part(chip: Chip) -> float:
-    """Return the bytes per clock that a core gets of the shared memory, or of main memory where none is shared."""
+    """Return the bytes per clock that a core gets of the shared memory, else of main memory."""
     return (chip.cache.bandwidth or chip.hbm.bandwidth) / (chip.cores * chip.clock)

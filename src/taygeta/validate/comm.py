@@ -14,6 +14,7 @@ from taygeta.cost.silicon import link_of
 from taygeta.cost.surface import collectives
 from taygeta.spec.chip import Chip
 from taygeta.validate.answers import Answers, column, groups
+from taygeta.validate.libraries import all_reduce_library
 from taygeta.validate.systems import Systems
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def answer(frame: polars.DataFrame, systems: Systems) -> Answers:
     """Return predictions of every row of a comm table."""
     out = Answers.empty(frame.height)
     size, chips = column(frame, "bytes"), column(frame, "num_gpus")
-    for (gpu, op, library), index in groups(frame, "gpu", "op", "library"):
+    for (gpu, op, library, version), index in groups(frame, "gpu", "op", "library", "version"):
         bad = (size[index] < 1.0) | (chips[index] < 2.0)
         out.refuse(index[bad], "nothing to send: no bytes, or fewer than two chips.")
         good = index[~bad]
@@ -52,7 +53,12 @@ def answer(frame: polars.DataFrame, systems: Systems) -> Answers:
             except InputError as error:
                 out.refuse(use, str(error))
                 continue
-            runs = [collectives(rows, x, s.collective) for x, s in zip(links, system.silicons, strict=True)]
+            found = all_reduce_library(library.partition("_")[0], version) if FUSED in library else {}
+            own = {n: v for n, v in found.items() if f"collective.{n}" not in system.chip.constants}
+            runs = [
+                collectives(rows, x, s.collective._replace(**own))
+                for x, s in zip(links, system.silicons, strict=True)
+            ]
             out.put(use, runs, roofline(rows, links[0]), system.error("collective"), loops.LINK_PARTS)
     return out
 

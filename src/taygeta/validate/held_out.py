@@ -1,119 +1,174 @@
 """Chips left out: how good predictions are with constants that are not the chip's own.
 
-Every chip is predicted from its own public numbers with the defaults of its family, which is what a chip
-without measurements gets, and with the calibration constants of every other chip of the table in turn, as
-they are.
+The measured chips are split in two, twice: one part lends its constants, by the rule of
+taygeta.validate.carry, and the chips of the other part are predicted with them. Beside that stand the same
+rows with the chip's own constants, and with the defaults of its family, which is what a chip without
+measurements gets.
+
+The range of a prediction is that of the target's own unpublished numbers, widened by its family's error.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from taygeta.base.errors import InputError, require
 from taygeta.spec.chip import Chip, build_chip
 from taygeta.spec.sheet import read_sheet
+from taygeta.validate.carry import carried
 from taygeta.validate.fit import LINK_LATENCY
-from taygeta.validate.run import Result, answer_frame
-from taygeta.validate.systems import System, Systems
+from taygeta.validate.run import Progress, Result, answer_frame
+from taygeta.validate.score import CLEAN, EVERY_CHIP, EVERY_GROUP, Score, metrics, scores
+from taygeta.validate.systems import CORNERS, System, Systems
 from taygeta.validate.tables import TABLES
 
 if TYPE_CHECKING:
     import polars
 
-ROWS = 4000  # of a chip and table: a fixed sample, enough for a mean within half a percent
+    Column = Callable[[str], polars.Expr]
+
+HELD_OUT = "held out"  # the scope of these scores
+OWN, DEFAULTS = (
+    ", own constants",
+    ", family defaults",
+)  # what a metric's name ends with; carried ones: nothing
+SPLITS = (
+    ("a100", "h100"),
+    ("h200", "b200", "l40s"),
+)  # the chips that lend; all others of a table are predicted
+ROWS = 4000  # of a chip and case: a fixed sample, enough for a mean within half a percent
 LEAST = 50
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """A chip with the constants of another one: errors on clean rows as fractions, and those with its own
-    constants.
-    """
+class Case:
+    """Rows of a table that one kernel library measured in one way, so that chips compare."""
 
     table: str
-    chip: str
-    source: str
-    rows: int
-    mape: float
-    median: float
-    bias: float
-    own_mape: float
-    own_median: float
+    name: str
+    rows: Callable[[Column], polars.Expr]
+
+
+def _gemm(c: Column) -> polars.Expr:
+    return (c("dtype") == "bfloat16") & (c("framework") == "trtllm") & (c("n") >= 512) & (c("k") >= 512)
+
+
+def _attention(c: Column) -> polars.Expr:
+    return (c("compute_dtype") == "bfloat16") & (c("kv_dtype") == "bfloat16")
+
+
+def _experts(c: Column, dtype: str) -> polars.Expr:
+    return (c("dtype") == dtype) & (c("framework") == "trtllm") & (c("ep") == 1)
+
+
+CASES = (
+    Case("gemm", "bf16, TensorRT-LLM, n, k >= 512", _gemm),
+    Case("attention_prefill", "bf16", _attention),
+    Case("attention_decode", "bf16", _attention),
+    *(
+        Case("moe", f"{name}, TensorRT-LLM, ep = 1", partial(_experts, dtype=dtype))
+        for name, dtype in (("bf16", "bfloat16"), ("fp8", "fp8"))
+    ),
+    Case("comm", "all-reduce, NCCL", lambda c: (c("op") == "all_reduce") & (c("library") == "nccl")),
+    Case("e2e", "TPOT of all engines and models", lambda c: c("mode") == "agg"),
+)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A chip with the constants of others: its scores so, with its own, and with its family's defaults.
+
+    All three are of the same rows and have scope HELD_OUT; `dimension` names the sources, `group` the case.
+    """
+
+    sources: tuple[str, ...]
+    carried: Score
+    own: Score
+    defaults: Score | None
+
+    def scores(self) -> tuple[Score, ...]:
+        """Return the scores, as JSON lists them."""
+        return (self.carried, self.own, *((self.defaults,) if self.defaults else ()))
 
 
 class Lent(Systems):
-    """Chips with other calibration constants; their public numbers stay their own."""
+    """Chips with other calibration constants, at the nominal values and the corners; built once each."""
 
-    def __init__(self, systems: Systems, lent: Callable[[System], Chip]) -> None:
+    def __init__(self, systems: Systems, lent: Callable[[System], tuple[Chip, ...]]) -> None:
         super().__init__()
-        self._systems, self._lent = systems, lent
+        self._systems, self._lent, self._made = systems, lent, dict[str, System]()
 
     def get(self, name: str) -> System:
         """Return a chip with the constants that it is lent. Raises InputError."""
         own = self._systems.get(name)
-        return System(own.name, own.sheet, (self._lent(own),))
+        if own.name not in self._made:
+            self._made[own.name] = System(own.name, own.sheet, self._lent(own))
+        return self._made[own.name]
 
 
-def family_only(system: System) -> Chip:
+def family_only(system: System) -> tuple[Chip, ...]:
     """Return a chip as it would be without measurements of it: its sheet without calibration, completed by
-    its family.
+    its family. Nominal, then the corners. Raises InputError for a chip without a family.
     """
+    family = system.chip.family
+    if not family:
+        raise InputError(f"{system.chip.id} has no family to take constants from.")
     own = read_sheet(Path(system.sheet.origin))
     bare = {p: e for p, e in own.entries.items() if not p.startswith("calibration.") and p != LINK_LATENCY}
-    family = system.chip.family
-    defaults = read_sheet(
-        Path(str(resources.files("taygeta") / "data" / "families" / f"{family}.toml")), "family"
-    )
-    return build_chip(replace(own, entries=MappingProxyType(bare)).over(defaults))
+    path = Path(str(resources.files("taygeta") / "data" / "families" / f"{family}.toml"))
+    sheet = replace(own, entries=MappingProxyType(bare)).over(read_sheet(path, "family"))
+    return tuple(build_chip(sheet, corner) for corner in ("nominal", *CORNERS))
 
 
-def held_out(results: Sequence[Result], systems: Systems) -> list[HeldOut]:
-    """Return every chip of every table of kernels with its family's defaults, and with the constants of every
-    other chip.
+def carried_to(system: System, sources: Sequence[Chip]) -> tuple[Chip, ...]:
+    """Return a chip with the constants that `sources` lend it, nominal and at the corners of its own numbers.
 
-    The constants of a collective are the library's, shared by all chips: of those, only the defaults of the
-    family differ.
+    Its errors are those of its family, as nothing else is known of a chip that was not measured.
     """
+    errors: Mapping[str, float] = {}
+    if system.chip.family:
+        bare = family_only(system)[0]
+        errors = {path: value for path, value in bare.constants.items() if path.startswith("error.")}
+    lent = (carried(chip, sources) for chip in system.chips)
+    return tuple(replace(chip, constants=MappingProxyType({**chip.constants, **errors})) for chip in lent)
+
+
+def held_out(results: Sequence[Result], systems: Systems, progress: Progress | None = None) -> list[HeldOut]:
+    """Return every chip of every case with the constants of the chips of each split that it is not in."""
+    found = {result.table: result for result in results}
+    work = [(case, split) for case in CASES if case.table in found for split in SPLITS]
     out: list[HeldOut] = []
-    tables = {table.name: table for table in TABLES if table.name != "e2e"}
-    for result in results:
-        if result.table not in tables:
-            continue
-        samples = {name: frame for name, frame in _samples(result).items() if _known(systems, name)}
-        for chip, frame in samples.items():
-            mine = systems.get(chip)
-            lenders: dict[str, Callable[[System], Chip]] = {f"{mine.chip.family}, defaults": family_only}
-            for other in samples:
-                theirs = systems.get(other).chip
-                if theirs.id != mine.chip.id and result.table != "comm":
-                    lenders[other] = lambda system, theirs=theirs: replace(
-                        system.chip, constants=theirs.constants
-                    )
-            for source, lent in lenders.items():
-                answered = answer_frame(
-                    tables[result.table], frame.drop(_ADDED, strict=False), Lent(systems, lent)
-                )
-                found = _score(result.table, chip, source, frame, answered)
-                out += [found] if found else []
+    for done, (case, split) in enumerate(work):
+        if progress:
+            progress(done, len(work))
+        sources = [systems.get(name).chip for name in split]
+        for name, rows in _samples(found[case.table], case).items():
+            chip = _chip(systems, name)
+            if chip is not None and chip.id not in {source.id for source in sources}:
+                out.append(_score(case, name, rows, systems, sources))
+    if progress:
+        progress(len(work), len(work))
     return out
 
 
-_ADDED = ("predicted_s", "low_s", "high_s", "roofline_s", "bound", "refused", "clean", "impossible")
+def _chip(systems: Systems, name: str) -> Chip | None:
+    try:
+        return systems.get(name).chip
+    except InputError:
+        return None
 
 
-def _known(systems: Systems, name: str) -> bool:
-    return name.strip().lower().replace("_", "-") in systems.used()
-
-
-def _samples(result: Result) -> Mapping[str, polars.DataFrame]:
-    """Return a fixed sample of the answered clean rows of each chip."""
-    usable = result.frame.filter(result.frame["clean"] & result.frame["predicted_s"].is_not_null())
+def _samples(result: Result, case: Case) -> Mapping[str, polars.DataFrame]:
+    """Return a fixed sample of the answered clean rows of each chip that belong to a case."""
+    pl = require("polars", "tables", "Scoring")
+    answered = pl.col(metrics(result.table)[0].predicted).is_not_null()
+    usable = result.frame.filter(pl.col("clean") & answered & case.rows(pl.col))
     out: dict[str, polars.DataFrame] = {}
     for (name,), part in usable.group_by([result.chip], maintain_order=True):
         if part.height >= LEAST:
@@ -122,23 +177,24 @@ def _samples(result: Result) -> Mapping[str, polars.DataFrame]:
 
 
 def _score(
-    table: str, chip: str, other: str, frame: polars.DataFrame, answered: polars.DataFrame
-) -> HeldOut | None:
-    measured = frame["latency_s"].to_numpy()
-    error = answered["predicted_s"].to_numpy() / measured - 1.0
-    own = np.abs(frame["predicted_s"].to_numpy() / measured - 1.0)
-    error = error[np.isfinite(error)]
-    if not len(error):
-        return None
-    size = np.abs(error)
-    return HeldOut(
-        table,
-        chip,
-        other,
-        len(error),
-        mape=float(size.mean()),
-        median=float(np.median(size)),
-        bias=float(error.mean()),
-        own_mape=float(own.mean()),
-        own_median=float(np.median(own)),
-    )
+    case: Case, name: str, rows: polars.DataFrame, systems: Systems, sources: Sequence[Chip]
+) -> HeldOut:
+    table = next(table for table in TABLES if table.name == case.table)
+    ids = tuple(source.id for source in sources)
+
+    def scored(frame: polars.DataFrame, ending: str) -> Score:
+        ours = metrics(table.name)[0].name
+        total = next(
+            s
+            for s in scores(table.name, table.chip, frame)
+            if (s.scope, s.group, s.metric) == (CLEAN, EVERY_GROUP, ours) and s.chip != EVERY_CHIP
+        )
+        origin = f"from {', '.join(ids)}"
+        return replace(total, scope=HELD_OUT, dimension=origin, group=case.name, metric=ours + ending)
+
+    lent = Lent(systems, lambda system: carried_to(system, sources))
+    carry = scored(answer_frame(table, rows, lent), "")
+    defaults = None
+    if systems.get(name).chip.family:
+        defaults = scored(answer_frame(table, rows, Lent(systems, family_only)), DEFAULTS)
+    return HeldOut(ids, carry, scored(rows, OWN), defaults)

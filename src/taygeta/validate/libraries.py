@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from taygeta.cost.silicon import DIRECT
+from taygeta.spec.engine import engine, engine_names
 from taygeta.validate.formats import Stored
 
 
@@ -136,3 +138,61 @@ def attention_start(framework: str, version: str, kv_dtype: str, decode: bool) -
     release = (framework, version)
     more = _FP8_START.get(release, 0.0) if kv_dtype == "fp8" else 0.0
     return (_DECODE_START if decode else _PREFILL_START).get(release, 0.0) + more
+
+
+@dataclass(frozen=True)
+class AttentionKernel:
+    """An attention kernel that a chip's constants do not stand for. tensor: its share of peak over the chip's.
+
+    Prefill packs the heads of a group and has no cost of a tile's own; starts are s beyond the chip's.
+    """
+
+    tensor: float
+    prefill_start: float
+    decode_start: float = 0.0
+
+
+# SGLang runs FlashInfer on chips whose cores stand alone: its persistent prefill packs the query heads of a group
+# (arXiv 2501.01005), where those chips' constants stand for the FlashAttention-2 of vLLM, which does not. Fitted on
+# the prefill rows of A100 and L40S together (0.5.9, 0.5.10: 1,197 rows, A100 9/6 %, L40S 16/9 %) and on those of
+# L40S (0.5.14: 707 rows, 29/15 %; decode start 884 rows), whose calls plan ahead of what is timed.
+_PACKED = (
+    ("0.5.9|0.5.10", "flash_attention", AttentionKernel(1.16, 3.4e-6)),
+    ("0.5.14", "flashinfer", AttentionKernel(1.03, -2.4e-6, -5.4e-6)),
+)
+
+
+def attention_kernel(framework: str, version: str, kernel: str, multicast: float) -> AttentionKernel | None:
+    """Return the kernel of a release where the chip's constants stand for another; None where they stand for it.
+
+    multicast: what the chip's cores load of a tile that they share; 1 where each loads its own.
+    """
+    if framework != "sglang" or multicast < 1.0:
+        return None
+    for versions, kernels, found in _PACKED:
+        if re.fullmatch(versions, version) and re.fullmatch(kernels, kernel):
+            return found
+    return None
+
+
+# comm.parquet, all-reduce by direct kernels in graphs (A100, H100, H200, B200 with NVLink). Engines say what they run
+# (data/engines); a release that ran another kernel is here: SGLang 0.5.14 has one of its own (207 rows: 9 to 11 %),
+# and the rows of its 0.5.6.post2 on Hopper are TensorRT-LLM 1.2.0rc5's, equal in every digit (138 of 138).
+_ALL_REDUCE: dict[tuple[str, str], Mapping[str, float]] = {
+    ("sglang", "0.5.14"): _frozen(direct_start=4.07, direct_second=6.4, direct_efficiency=0.65),
+}
+_SAME_ALL_REDUCE = {("sglang", "0.5.6.post2"): "trtllm"}
+
+
+def all_reduce_library(framework: str, version: str) -> Mapping[str, float]:
+    """Return the constants of a framework's direct all-reduce kernels; empty where no engine of the catalogue has
+    them.
+    """
+    release = (framework, version)
+    if release in _ALL_REDUCE:
+        return _ALL_REDUCE[release]
+    name = _SAME_ALL_REDUCE.get(release, framework)
+    if name not in engine_names():
+        return _frozen()
+    found = engine(name)
+    return _frozen(**{constant: getattr(found, constant) for constant in DIRECT})

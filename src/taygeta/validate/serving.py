@@ -77,6 +77,8 @@ def formats_of(values: dict[str, Any]) -> tuple[str, str, str]:
         if name and name not in MODES:
             raise InputError(f"{column} {name[:40]!r} is not known; known are {', '.join(MODES)}.")
         found.append(MODES.get(name, ""))
+    if found == ["fp8_static", "fp8_block"]:  # checkpoints with block scales have them on every matrix
+        found[0] = "fp8_block"
     return found[0], found[1], precision
 
 
@@ -99,7 +101,8 @@ class Deployments:
             found = find_model(model, corner)
             check_parallelism(found, parallelism, parallelism.chips)
             stored = deployed_formats(found, chip, engine, formats)
-            out.append(Deployment(found, chip, parallelism.chips, parallelism, stored, find_engine(engine)))
+            served = Deployment(found, chip, parallelism.chips, parallelism, stored, find_engine(engine))
+            out.append(served)
         return tuple(out)
 
 
