@@ -65,3 +65,27 @@ def test_native_formats_of_gpt_oss(deploy):
     assert found["qkv"].weight_format == "bf16"
     experts = 128 * (2880 * 2 * 2880 + 2880 * 2880) + 128 * (2 * 2880 + 2880)  # matrices and biases
     assert found["experts"].weight_bytes() == experts * 0.53125
+
+
+def test_activations_follow_what_the_chip_computes():
+    from taygeta.spec.catalog import chip
+    from taygeta.spec.deployment import choose_formats
+
+    found = model("gpt-oss-120b")
+    assert choose_formats(found, chip("maia-100")).expert_activations == "mx9"
+    assert choose_formats(found, chip("b200")).expert_activations == "mxfp8"
+    assert choose_formats(found, chip("h100")).expert_activations == "bf16"
+    assert choose_formats(found, chip("a100"), weights="fp8").activations == "bf16"  # no fp8 arithmetic: widened
+    assert choose_formats(found, chip("h100"), weights="fp8").activations == "fp8"
+    assert choose_formats(found, chip("h100"), weights="fp8", activations="bf16").activations == "bf16"
+
+
+def test_a_pairing_that_the_chip_lacks_is_not_taken():
+    from dataclasses import replace
+    from types import MappingProxyType
+
+    from taygeta.spec.catalog import chip
+    from taygeta.spec.deployment import choose_formats
+
+    plain = replace(chip("b200"), peaks=MappingProxyType({"bf16": 1e15}))
+    assert choose_formats(model("gpt-oss-120b"), plain).expert_activations == "bf16"

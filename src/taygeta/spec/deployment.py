@@ -198,8 +198,9 @@ def _served(stored: str) -> str:
 
 
 def _activations(weights: str, chip: Chip, native: str | None) -> str:
-    if weights in chip.activations:
-        return chip.activations[weights]
+    paired = chip.activations.get(weights)
+    if paired and (format_of(paired).bits >= 16 or chip.computes(paired)):
+        return paired
     if format_of(weights).bits >= 16 or weights == "int4" or not chip.computes(weights):
         return "bf16"
     return native if native and native != "bf16" and format_of(native).bits == format_of(weights).bits else weights
