@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from silicon_rows import gemm_row
 
 from taygeta.base.errors import InputError
-from taygeta.validate import tables
+from taygeta.validate import probe, tables
 from taygeta.validate.tables import GEMM, TABLES, find_tables, read_table
 
 
@@ -41,9 +41,7 @@ def test_types_become_text_and_float(write):
 
 def test_categories_and_missing_optional_columns_are_read(tmp_path: Path):
     rows = [{key: gemm_row()[key] for key in ("gpu", "dtype", "m", "n", "k", "latency_s")}]
-    pl.DataFrame(rows).with_columns(pl.col("gpu").cast(pl.Categorical)).write_parquet(
-        tmp_path / "gemm.parquet"
-    )
+    pl.DataFrame(rows).with_columns(pl.col("gpu").cast(pl.Categorical)).write_parquet(tmp_path / "gemm.parquet")
     frame = read_table(GEMM, tmp_path / "gemm.parquet")
     assert frame.select("gpu", "framework", "mislabelled_device").rows() == [("h100_sxm", "", False)]
 
@@ -68,9 +66,7 @@ def test_bad_values_name_file_column_and_value(write, change, words):
 
 
 def test_a_cell_left_empty_is_counted(write):
-    assert "column m is empty in 1 rows" in refused(
-        write("gemm", [gemm_row(), gemm_row(m=None)]) / "gemm.parquet"
-    )
+    assert "column m is empty in 1 rows" in refused(write("gemm", [gemm_row(), gemm_row(m=None)]) / "gemm.parquet")
 
 
 def test_a_missing_column_says_what_it_must_hold(write):
@@ -128,6 +124,24 @@ def test_a_damaged_file_is_read_or_refused(tmp_path: Path, data: st.DataObject):
     assert frame is None or (frame["latency_s"] > 0.0).all()
 
 
+def test_a_file_that_kills_the_reader_is_refused(write, monkeypatch):
+    """A child that dies is a damaged file, and the next file gets a new child."""
+    path = write("gemm", [gemm_row()]) / "gemm.parquet"
+    monkeypatch.setattr(probe, "_CHILD", "import os, sys; sys.stdin.readline(); os.abort()")
+    monkeypatch.setattr(probe, "_READER", probe._Reader())
+    assert refused(path).endswith("is not a Parquet file that can be read: it is damaged.")
+    monkeypatch.undo()
+    assert read_table(GEMM, path).height == 1
+
+
+def test_a_file_that_takes_too_long_is_refused(write, monkeypatch):
+    path = write("gemm", [gemm_row()]) / "gemm.parquet"
+    monkeypatch.setattr(probe, "_CHILD", "import time; time.sleep(60)")
+    monkeypatch.setattr(probe, "_READER", probe._Reader())
+    monkeypatch.setattr(probe, "LIMIT", 0.2)
+    assert refused(path).endswith("it is damaged.")
+
+
 _CELL = st.one_of(st.none(), st.booleans(), st.integers(-(2**62), 2**62), st.floats(), st.text(max_size=5))
 
 
@@ -135,10 +149,7 @@ _CELL = st.one_of(st.none(), st.booleans(), st.integers(-(2**62), 2**62), st.flo
 @given(table=st.sampled_from(TABLES), data=st.data())
 def test_any_columns_are_read_or_refused(tmp_path: Path, table: tables.Table, data: st.DataObject):
     names = [column.name for column in table.columns]
-    row = {
-        name: data.draw(_CELL)
-        for name in data.draw(st.lists(st.sampled_from(names), unique=True, min_size=1))
-    }
+    row = {name: data.draw(_CELL) for name in data.draw(st.lists(st.sampled_from(names), unique=True, min_size=1))}
     path = tmp_path / f"{table.name}.parquet"
     pl.DataFrame([row]).write_parquet(path)
     frame, text = attempt(table, path)

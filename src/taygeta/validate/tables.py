@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taygeta.base.errors import InputError, require
+from taygeta.validate.probe import survives
 
 if TYPE_CHECKING:
     import polars
@@ -176,6 +177,8 @@ def _read(path: Path, pl: Any) -> polars.DataFrame:
             raise InputError(f"{path} is not a file.")
         if path.stat().st_size > MAX_BYTES:
             raise InputError(f"{path} is larger than {MAX_BYTES // 2**20} MiB: split it into directories.")
+        if not survives(path):
+            raise InputError(f"{path} is not a Parquet file that can be read: it is damaged.")
         count = (
             pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()
         )  # from the footer, before any page
