@@ -20,7 +20,7 @@ MODELS = Path(__file__).parents[2] / "shared" / "models"
 def engine() -> Engine:
     """An engine with no host time and all of the memory."""
     return Engine(
-        "plain", memory_fraction=1.0, token_budget=8192, host_step=0.0, host_request=0.0, mixes_prefill=True,
+        "plain", memory_fraction=1.0, token_budget=8192, host_step=0.0, host_request=0.0, policy="mixed",
         quantise_launches=0.0, fused_all_reduce=False, fused_epilogues=False,
         direct_start=4.0, direct_second=6.0, direct_efficiency=0.6,
     )  # fmt: skip

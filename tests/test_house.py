@@ -19,7 +19,7 @@ ROOT = Path(taygeta.__file__).parent
 REPOSITORY = Path(__file__).parents[1]
 # Lowest first; a folder imports from itself and from folders before it. spec and numerics are siblings, as are the
 # leaves at the end.
-ORDER = ("base", "spec", "frontend", "graph", "economics", "cost", "explore", "api", "report", "validate", "app")
+ORDER = ("base", "spec", "frontend", "graph", "economics", "cost", "serving", "explore", "api", "report", "validate", "app")
 FILES = sorted(ROOT.rglob("*.py"))
 
 

@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from silicon_rows import gemm_row
 
+from taygeta.base import parquet
 from taygeta.base.errors import InputError
-from taygeta.validate import probe, tables
+from taygeta.validate import tables
 from taygeta.validate.tables import GEMM, TABLES, find_tables, read_table
 
 
@@ -127,8 +128,8 @@ def test_a_damaged_file_is_read_or_refused(tmp_path: Path, data: st.DataObject):
 def test_a_file_that_kills_the_reader_is_refused(write, monkeypatch):
     """A child that dies is a damaged file, and the next file gets a new child."""
     path = write("gemm", [gemm_row()]) / "gemm.parquet"
-    monkeypatch.setattr(probe, "_CHILD", "import os, sys; sys.stdin.readline(); os.abort()")
-    monkeypatch.setattr(probe, "_READER", probe._Reader())
+    monkeypatch.setattr(parquet, "_CHILD", "import os, sys; sys.stdin.readline(); os.abort()")
+    monkeypatch.setattr(parquet, "_READER", parquet._Reader())
     assert refused(path).endswith("is not a Parquet file that can be read: it is damaged.")
     monkeypatch.undo()
     assert read_table(GEMM, path).height == 1
@@ -136,9 +137,9 @@ def test_a_file_that_kills_the_reader_is_refused(write, monkeypatch):
 
 def test_a_file_that_takes_too_long_is_refused(write, monkeypatch):
     path = write("gemm", [gemm_row()]) / "gemm.parquet"
-    monkeypatch.setattr(probe, "_CHILD", "import time; time.sleep(60)")
-    monkeypatch.setattr(probe, "_READER", probe._Reader())
-    monkeypatch.setattr(probe, "LIMIT", 0.2)
+    monkeypatch.setattr(parquet, "_CHILD", "import time; time.sleep(60)")
+    monkeypatch.setattr(parquet, "_READER", parquet._Reader())
+    monkeypatch.setattr(parquet, "LIMIT", 0.2)
     assert refused(path).endswith("it is damaged.")
 
 

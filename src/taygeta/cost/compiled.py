@@ -14,7 +14,7 @@ import inspect
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -32,6 +32,16 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @cache
 def _namespace() -> dict[str, Callable[..., Any]]:
+    return compile_modules(KERNELS)
+
+
+def compile_modules(
+    modules: Sequence[ModuleType], entries: Collection[str] | None = None
+) -> dict[str, Callable[..., Any]]:
+    """Return the compiled twins of the functions of modules, by their qualified names; each module before its users.
+
+    entries: those that Python calls, by name; the others then have no entry of their own, which compiles faster.
+    """
     import importlib
 
     import numba
@@ -39,9 +49,10 @@ def _namespace() -> dict[str, Callable[..., Any]]:
     config: Any = importlib.import_module("numba.core.config")  # its names are set at run time
 
     twins: dict[FunctionType, Any] = {}
-    old, config.CACHE_DIR = config.CACHE_DIR, str(_cache_folder())
+    inner: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    old, config.CACHE_DIR = config.CACHE_DIR, str(_cache_folder(modules))
     try:
-        for module in KERNELS:
+        for module in modules:
             names = dict(vars(module))
             for name, value in names.items():  # imported kernels become their compiled twins
                 if isinstance(value, FunctionType) and value in twins:
@@ -50,7 +61,8 @@ def _namespace() -> dict[str, Callable[..., Any]]:
             for function in own:
                 clone = FunctionType(function.__code__, names, function.__name__, function.__defaults__)
                 clone.__qualname__, clone.__module__ = function.__qualname__, module.__name__
-                twins[function] = numba.njit(clone, error_model="numpy", cache=True, nogil=True)
+                how = {"cache": True} if entries is None or function.__name__ in entries else inner
+                twins[function] = numba.njit(clone, error_model="numpy", nogil=True, **how)
             for function in own:
                 names[function.__name__] = twins[function]
     finally:
@@ -58,10 +70,10 @@ def _namespace() -> dict[str, Callable[..., Any]]:
     return {f"{function.__module__}.{function.__qualname__}": twin for function, twin in twins.items()}
 
 
-def _cache_folder() -> Path:
-    """A folder named by the content of the kernels, so that an edited kernel can never run old machine code."""
+def _cache_folder(modules: Sequence[ModuleType]) -> Path:
+    """A folder named by the content of the modules, so that an edited kernel can never run old machine code."""
     key = hashlib.sha256()
-    for module in KERNELS:
+    for module in modules:
         key.update(inspect.getsource(module).encode())
     key.update(sys.version.encode())
     base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or str(Path.home() / ".cache")

@@ -11,6 +11,7 @@ from taygeta.cost.attention import attention
 from taygeta.cost.collective import all_gather, all_reduce, all_reduce_best, all_to_all, reduce_scatter, send
 from taygeta.cost.experts import Routing, expert_layer, routing_even, routing_skewed
 from taygeta.cost.matmul import cold_share, matmul, spilled_share
+from taygeta.cost.step import ATTENTION, attention_row, scan_row, step
 from taygeta.cost.vector import quantise
 
 OUTPUTS = 5
@@ -126,3 +127,33 @@ def loop_collective(rows, link, c, out):
             t = all_reduce_best(size, chips, link, c)
         for j in range(4):
             out[i][j] = t[j]
+
+
+def loop_axis(table, sizes, s, bound, costs, out):
+    """Times of all operations of a step but attention and scans. Rows of `sizes` are sizes of one batch axis.
+
+    table: the operations that have this axis. bound, costs: room for the axes of a step and for its rows.
+    """
+    for i in range(len(sizes)):
+        for j in range(len(bound)):
+            bound[j] = sizes[i][0]
+        step(table, bound, sizes[:0], s, costs)
+        total = 0.0
+        for k in range(len(table)):
+            total += costs[k][0]
+        out[i][0] = total
+
+
+def loop_groups(table, groups, s, costs, out):
+    """(seconds, seconds of launches among them) of all attention and scans of a step with one group alone.
+
+    Rows of `groups` are (count, new tokens, context).
+    """
+    for i in range(len(groups)):
+        for k in range(len(table)):
+            if table[k][0] == ATTENTION:
+                attention_row(table[k], groups[i : i + 1], s, costs[k])
+            else:
+                scan_row(table[k], groups[i : i + 1], s, costs[k])
+            out[i][0] += costs[k][0] * table[k][2]
+            out[i][1] += costs[k][6] * table[k][2]

@@ -18,14 +18,20 @@ from taygeta.cost.hardware import Hardware
 from taygeta.cost.loops import (
     OUTPUTS,
     loop_attention,
+    loop_axis,
     loop_collective,
     loop_experts,
+    loop_groups,
     loop_matmul,
     loop_replayed_matmul,
 )
 from taygeta.cost.matmul import MatmulConstants
 from taygeta.cost.silicon import constants, core_port, hardware
+from taygeta.cost.step import ATTENTION, SCAN
+from taygeta.cost.step import OUTPUTS as STEP_OUTPUTS
+from taygeta.cost.steps import StepModel
 from taygeta.cost.vector import QuantiseConstants
+from taygeta.graph.ops import BATCH_AXES
 from taygeta.spec.chip import Chip
 
 CHUNK = 4096  # rows that a thread takes at a time: a few milliseconds of work
@@ -99,3 +105,29 @@ def expert_layers(
 def collectives(rows: np.ndarray, link: Link, c: CollectiveConstants) -> np.ndarray:
     """Return times and parts (LINK_PARTS) of collectives; rows as in loop_collective."""
     return spread(loop_collective, rows, link, c)
+
+
+def axis_seconds(model: StepModel, stage: int, axis: int, sizes: np.ndarray) -> np.ndarray:
+    """Return the seconds of all operations of a stage on one batch axis, attention and scans left out, by its size."""
+    table = model.tables[stage]
+    table = np.ascontiguousarray(table[(table[:, 1] == axis) & ~np.isin(table[:, 0], (ATTENTION, SCAN))])
+    rows = np.ascontiguousarray(sizes, dtype=float).reshape(-1, 1)
+    out = np.zeros((len(rows), 1))
+    if len(table):
+        bound, costs = np.zeros(len(BATCH_AXES)), np.zeros((len(table), STEP_OUTPUTS))
+        compiled(loop_axis)(table, rows, model.silicon, bound, costs, out)
+    return out[:, 0]
+
+
+def group_seconds(model: StepModel, stage: int, groups: np.ndarray) -> np.ndarray:
+    """Return (seconds, seconds of launches among them) of a stage's attention and scans for each group on its own.
+
+    groups: rows (count, new tokens, context).
+    """
+    table = model.tables[stage]
+    table = np.ascontiguousarray(table[np.isin(table[:, 0], (ATTENTION, SCAN))])
+    rows = np.ascontiguousarray(groups, dtype=float).reshape(-1, 3)
+    out = np.zeros((len(rows), 2))
+    if len(table):
+        compiled(loop_groups)(table, rows, model.silicon, np.zeros((len(table), STEP_OUTPUTS)), out)
+    return out

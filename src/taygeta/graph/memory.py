@@ -1,7 +1,8 @@
 """What a deployment keeps in memory: weights, KV cache, activations; and whether it fits.
 
-The engine takes `memory_fraction` of each chip; weights and the activations of the largest step come off first, the
-rest is KV cache.
+The engine takes `memory_fraction` of something, and engines differ in what: of the memory, weights and the activations
+of the largest step coming off it ("total", vLLM); of the memory, only the weights coming off, so that activations live
+in the rest ("static", SGLang); or of what weights and activations leave ("free", TensorRT-LLM).
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ STATE_BYTES = 4  # recurrent states are kept in fp32 by every engine; convolutio
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """Bytes on the fullest chip of a replica. cache: what is left for KV cache, negative when nothing is."""
+    """Bytes on the fullest chip of a replica. cache: what is left for KV cache, negative when nothing is.
+
+    capacity: what the engine takes of the chip. activations: 0 where they live outside of it.
+    """
 
     capacity: float
     weights: float
@@ -37,10 +41,15 @@ class MemoryUse:
 def memory(d: Deployment, graphs: tuple[Graph, ...] | None = None) -> MemoryUse:
     """Return what weights and activations take on the fullest chip, and what is left for the KV cache."""
     found = graphs or stages(d)
-    usable = d.chip.hbm.capacity * d.engine.memory_fraction
     weights = max(graph.weight_bytes() for graph in found)
     activations = max(_activations(graph, d) for graph in found)
-    return MemoryUse(usable, weights, activations, usable - weights - activations)
+    capacity, share = d.chip.hbm.capacity, d.engine.memory_fraction
+    if d.engine.memory_of == "free":
+        free = capacity - weights - activations
+        return MemoryUse(capacity, weights, activations, min(free, share * free))
+    if d.engine.memory_of == "static":
+        return MemoryUse(capacity * share, weights, 0.0, capacity * share - weights)
+    return MemoryUse(capacity * share, weights, activations, capacity * share - weights - activations)
 
 
 def sequence_bytes(d: Deployment, context: int) -> float:

@@ -6,26 +6,46 @@ One set of numbers for each framework (data/engines/*.toml), each with its sourc
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from taygeta.base import units
 from taygeta.base.errors import InputError, UnknownNameError
+
+
+MEMORIES = ("total", "static", "free")
+POLICIES = ("mixed", "prefill_first", "decode_first")
 
 
 @dataclass(frozen=True)
 class Engine:
     """The engine's constants.
 
-    memory_fraction: share of the memory the engine takes for weights, KV cache and activations. token_budget: new
-    tokens that one step may hold. host_step: host time of a step that the chip waits for, seconds. host_request: the
-    same for each request of the batch. mixes_prefill: chunks of prompts ride on decode steps; else prefills run
-    alone, as many prompts together as the budget holds. fused_all_reduce: the all-reduce, the residual add and the
-    norm are one kernel. fused_epilogues: rotary embedding, activation functions and casts ride on the neighbouring
-    matrix multiply. direct_start, direct_second, direct_efficiency: the engine's own one- and two-shot all-reduce
-    kernels, as taygeta.cost.collective names them.
+    Memory. memory_fraction: share that the engine takes, of "total" memory for weights, activations and KV cache, of
+    "static" memory for weights and KV cache, or of "free" memory beside weights and activations for the KV cache
+    alone: memory_of. block_tokens: tokens of a block of the KV cache. prefix_caching: blocks of prompts are kept and found again.
+
+    Scheduler. policy: "mixed": chunks of prompts ride on decode steps; "prefill_first": prompts run alone and before
+    decodes, as many together as the budget holds; "decode_first": prompts run alone and when nothing decodes.
+    token_budget: new tokens that one step may hold. sequence_limit: sequences that run at once on an attention-DP
+    rank. chunks_prompts: a prompt may be split over steps. reserve: share of its answer for which a request must find
+    room before it is admitted. intake_steps: steps between two looks at new requests while others run. wait_steps:
+    steps that prompts wait at most for more of them, until they fill wait_share of the budget.
+
+    Host. host_step, host_request: seconds of a step that the chip waits for, and the same for each sequence of it.
+    overlaps_host: they run beside the step, which takes the longer of the two. eager_launch: seconds in which the host
+    launches a kernel where a step holds prompts and no captured graph serves it. prompt_step: seconds that a step
+    with prompts takes beyond. intake_request, intake_token: seconds of the front end for a request and for each token
+    of its prompt before the scheduler sees it. emit_token: seconds of the front end for an emitted chunk of tokens.
+    stream_interval: tokens that leave together; streams_first: the first leaves alone.
+
+    Kernels. fused_all_reduce: the all-reduce, the residual add and the norm are one kernel. fused_epilogues: rotary
+    embedding, activation functions and casts ride on the neighbouring matrix multiply. quantise_launches: kernels of
+    its own for quantising the activations of a multiply. direct_start, direct_second, direct_efficiency: the engine's
+    own one- and two-shot all-reduce kernels, as taygeta.cost.collective names them.
     """
 
     name: str
@@ -33,14 +53,36 @@ class Engine:
     token_budget: int
     host_step: float
     host_request: float
-    mixes_prefill: bool
     quantise_launches: float
     fused_all_reduce: bool
     fused_epilogues: bool
     direct_start: float
     direct_second: float
     direct_efficiency: float
+    memory_of: str = "total"
+    policy: str = "mixed"
+    sequence_limit: int = 256
+    block_tokens: int = 16
+    chunks_prompts: bool = True
+    reserve: float = 0.0
+    prefix_caching: bool = True
+    intake_steps: int = 1
+    wait_steps: int = 0
+    wait_share: float = 1.0
+    overlaps_host: bool = False
+    eager_launch: float = 0.0
+    prompt_step: float = 0.0
+    intake_request: float = 0.0
+    intake_token: float = 0.0
+    emit_token: float = 0.0
+    stream_interval: int = 1
+    streams_first: bool = True
     sources: tuple[str, ...] = ()
+
+    @property
+    def mixes_prefill(self) -> bool:
+        """Whether chunks of prompts ride on decode steps."""
+        return self.policy == "mixed"
 
 
 _DIMENSIONS = {
@@ -52,7 +94,21 @@ _DIMENSIONS = {
     "direct_start": units.RATIO,
     "direct_second": units.RATIO,
     "direct_efficiency": units.RATIO,
+    "sequence_limit": units.COUNT,
+    "block_tokens": units.COUNT,
+    "reserve": units.RATIO,
+    "intake_steps": units.COUNT,
+    "wait_steps": units.COUNT,
+    "wait_share": units.RATIO,
+    "eager_launch": units.SECONDS,
+    "prompt_step": units.SECONDS,
+    "intake_request": units.SECONDS,
+    "intake_token": units.SECONDS,
+    "emit_token": units.SECONDS,
+    "stream_interval": units.COUNT,
 }
+# What a user may set for a run; the rest is fixed with the kernels.
+SCHEDULER = tuple(f.name for f in fields(Engine) if f.default is not MISSING and f.name != "sources")
 
 
 def engine_names() -> tuple[str, ...]:
@@ -61,11 +117,20 @@ def engine_names() -> tuple[str, ...]:
 
 
 def engine(name: str) -> Engine:
-    """Return an engine by name. Raises UnknownNameError."""
+    """Return an engine by name, such as "vllm", or as a public benchmark runs it, such as "vllm@inferencex".
+
+    Raises UnknownNameError, or InputError for a benchmark that the engine's file does not have.
+    """
     files = _files()
-    if name.lower() not in files:
+    plain, _, benchmark = name.lower().partition("@")
+    if plain not in files:
         raise UnknownNameError("Engine", name, files, f"Engines are {', '.join(engine_names())}.")
-    return _read(files[name.lower()])
+    return _read(files[plain], benchmark)
+
+
+def benchmarks(name: str) -> tuple[str, ...]:
+    """Return the public benchmarks for which an engine has settings of their own."""
+    return tuple(sorted(tomllib.loads(_files()[name].read_text(encoding="utf-8")).get("benchmark", {})))
 
 
 @cache
@@ -75,19 +140,48 @@ def _files() -> dict[str, Path]:
 
 
 @cache
-def _read(path: Path) -> Engine:
+def _read(path: Path, benchmark: str = "") -> Engine:
     document = tomllib.loads(path.read_text(encoding="utf-8"))
+    own = document.pop("benchmark", {})
+    if benchmark:
+        if benchmark not in own:
+            known = ", ".join(f"{path.stem}@{name}" for name in sorted(own)) or "none"
+            raise InputError(f"Engine {path.stem} has no settings for the benchmark {benchmark!r}; known are {known}.")
+        document |= own[benchmark]
     known = {f.name for f in fields(Engine)} - {"name", "sources"}
     missing = known - set(document)
     if missing:
         raise InputError(f"{path}: {sorted(missing)[0]} is missing.")
-    values: dict[str, object] = {}
+    values: dict[str, Any] = {}
     sources: list[str] = []
     for key in known:
         item = document[key]
-        values[key] = item["value"]
+        values[key] = checked(key, item["value"], f"{path}: {key}")
         sources.append(f"{key}: {item['source']}")
-        if key in _DIMENSIONS:
-            values[key] = units.parse(item["value"], _DIMENSIONS[key], f"{path}: {key}")
-    values["token_budget"] = int(float(str(values["token_budget"])))
-    return Engine(name=path.stem, sources=tuple(sorted(sources)), **values)  # type: ignore[arg-type]
+    name = f"{path.stem}@{benchmark}" if benchmark else path.stem
+    return Engine(name=name, sources=tuple(sorted(sources)), **values)
+
+
+def checked(key: str, value: Any, where: str) -> Any:
+    """Return the value of an engine's field from a file or the command line, in SI units. Raises InputError."""
+    if key in _CHOICES:
+        known = _CHOICES[key]
+        if value not in known:
+            raise InputError(f"{where} must be {', '.join(known[:-1])} or {known[-1]}, not {value!r}.")
+        return value
+    kind = _TYPES[key]
+    if kind == "bool":
+        if str(value).lower() not in ("true", "false"):
+            raise InputError(f"{where} must be true or false, not {value!r}.")
+        return str(value).lower() == "true"
+    number = units.parse(value, _DIMENSIONS[key], where)
+    if kind == "int":
+        if number < _LEAST.get(key, 1) or number != int(number):
+            raise InputError(f"{where} must be a whole number of at least {_LEAST.get(key, 1)}, not {value!r}.")
+        return int(number)
+    return number
+
+
+_TYPES = {f.name: str(f.type) for f in fields(Engine)}
+_CHOICES = {"policy": POLICIES, "memory_of": MEMORIES}
+_LEAST = {"wait_steps": 0}

@@ -14,6 +14,7 @@ from taygeta.spec.engine import engine as find_engine
 from taygeta.spec.model import LatentAttention, Model
 from taygeta.validate.systems import Systems
 
+NODE_CHIPS = 8  # no run of these tables spans more than a node of eight
 MODEL_CORNERS = (
     "nominal",
     "low",
@@ -46,7 +47,7 @@ def spread_of(values: dict[str, Any]) -> Spread:
     """Return how the chips of a row are used.
 
     Missing and zero sizes are 1. Some rows give every chip twice, as tp x ep = N x N where the run had N
-    chips: those whose tp x dp is the square of their expert (or data) parallelism are read as N chips. Rows
+    chips, more than a node holds: those whose tp x dp is the square of their expert (or data) parallelism are read as N chips. Rows
     with fewer attention ranks than expert ranks keep requests apart on the ranks that are left (attention
     data parallelism). Raises InputError.
     """
@@ -56,7 +57,7 @@ def spread_of(values: dict[str, Any]) -> Spread:
         raise InputError("parallel sizes must be whole numbers up to 4,096.")
     tp, dp, moe_tp, ep, pp = (int(sizes[name]) for name in names)
     chips = tp * dp
-    if moe_tp == ep > 1 and chips == moe_tp * ep:  # tp (or dp) counts every chip twice
+    if moe_tp == ep > 1 and chips == moe_tp * ep > NODE_CHIPS:  # tp (or dp) counts every chip twice
         return Spread(moe_tp if dp == 1 else 1, 1 if dp == 1 else ep, ep, pp)
     if tp == dp > 1 and ep == chips and moe_tp == 1:
         return Spread(1, dp, dp, pp)
@@ -112,7 +113,8 @@ def deployed_formats(model: Model, chip: Chip, engine: str, formats: tuple[str, 
 
     NVFP4 checkpoints leave latent attention in bf16 (nvidia/DeepSeek-R1-FP4 and its kin). KV caches are fp8
     on chips that compute in 4 bits, and everywhere for 8-bit checkpoints that vLLM serves with block scales
-    (the public InferenceX recipes).
+    (the public InferenceX recipes). TensorRT-LLM takes an fp8 cache where an fp8 checkpoint brings scales for it, as
+    those with static scales do.
     """
     dense, experts, precision = formats
     native = model.native
@@ -125,6 +127,8 @@ def deployed_formats(model: Model, chip: Chip, engine: str, formats: tuple[str, 
     wide = (
         "fp8" if "fp4" in chip.peaks or (engine == "vllm" and parts["experts"] == "fp8_block") else native.kv
     )
+    if engine == "trtllm" and parts["ffn"] == "fp8_static":
+        wide = "fp8"
     kv = native.kv if precision in ("", "bf16") else wide
     return replace(
         dense_only, **parts, head=native.head, activations=dense_only.activations,

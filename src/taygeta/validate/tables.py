@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taygeta.base.errors import InputError, require
-from taygeta.validate.probe import survives
+from taygeta.base.parquet import read_parquet
 
 if TYPE_CHECKING:
     import polars
 
+_PURPOSE = "Reading tables of silicon"
 MAX_BYTES = 2**30  # the largest public table has 2 MB
 MAX_ROWS = 20_000_000
 LARGEST = 2.0**40  # no size or count of a kernel comes near; keeps arithmetic finite
@@ -156,8 +157,8 @@ def read_table(table: Table, path: Path, progress: Callable[[str], None] | None 
     Raises InputError that names the file and the column for a file that is no Parquet, is too large or empty,
     lacks a column, or holds a value that is no size or time.
     """
-    pl = require("polars", "tables", "Reading tables of silicon")
-    raw = _read(path, pl)
+    pl = require("polars", "tables", _PURPOSE)
+    raw = read_parquet(path, _PURPOSE, MAX_BYTES, MAX_ROWS, "split it into directories")
     for column in table.columns:
         if column.name not in raw.columns:
             if column.default is REQUIRED:
@@ -168,33 +169,6 @@ def read_table(table: Table, path: Path, progress: Callable[[str], None] | None 
             raw = raw.with_columns(pl.lit(column.default, dtype=dtype).alias(column.name))
         else:
             raw = raw.with_columns(_typed(raw[column.name], column, path, pl))
-    return raw
-
-
-def _read(path: Path, pl: Any) -> polars.DataFrame:
-    try:
-        if not path.is_file():
-            raise InputError(f"{path} is not a file.")
-        if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path} is larger than {MAX_BYTES // 2**20} MiB: split it into directories.")
-        if not survives(path):
-            raise InputError(f"{path} is not a Parquet file that can be read: it is damaged.")
-        count = (
-            pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()
-        )  # from the footer, before any page
-        if count > MAX_ROWS:
-            raise InputError(f"{path} has {count:,} rows, more than {MAX_ROWS:,}: split it into directories.")
-        raw = pl.read_parquet(path, glob=False)
-    except (pl.exceptions.PolarsError, OSError, ValueError, OverflowError) as error:
-        raise InputError(
-            f"{path} is not a Parquet file that can be read: {str(error).splitlines()[0][:200]}."
-        ) from None
-    except BaseException as error:  # a damaged file can panic inside the reader, which is no Exception
-        if type(error).__name__ != "PanicException":
-            raise
-        raise InputError(f"{path} is not a Parquet file that can be read: it is damaged.") from None
-    if raw.height == 0:
-        raise InputError(f"{path} has no rows.")
     return raw
 
 
