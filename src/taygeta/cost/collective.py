@@ -9,16 +9,19 @@ A collective is a number of dependent steps, a number of bytes that leave each c
     T = start + step + transfer + blend * sqrt(step * transfer)
     step = steps * latency, transfer = wire / (efficiency * bandwidth)
 
-The last term is the middle ground of message sizes, where a library is on a protocol that buys latency with
-bandwidth (LL, LL128 of NCCL) or fills its pipeline of chunks. Start and steps scale with the latency of the
-link, so a link is described by public numbers and one latency. Topology only changes steps, bytes and
-usable bandwidth.
+Start and steps scale with the latency of the link, so a link is described by public numbers and one latency.
+Topology only changes steps, bytes and usable bandwidth. All-reduce, all-gather and reduce-scatter through a switch
+or over a bus have these constants for each protocol of the library (taygeta.cost.protocol). Elsewhere (meshes, tori,
+networks, all-to-all) no table tells protocols apart: one set of constants stands for them, and its blend for the
+middle ground of message sizes between a protocol that saves latency and one that saves bandwidth.
 """
 
 from __future__ import annotations
 
 import math
 from typing import NamedTuple
+
+from taygeta.cost.protocol import choose, protocol_time
 
 SWITCH, MESH, TORUS, SHARED = 0.0, 1.0, 2.0, 3.0
 """Topologies: any-to-any switch; a link between each pair; ring or torus; one bus or host memory for all."""
@@ -42,25 +45,36 @@ class Link(NamedTuple):
 class CollectiveConstants(NamedTuple):
     """Calibration constants of a collective library, shared by every link it drives.
 
-    The defaults are one fit to the NCCL rows of comm.parquet of the silicon tables (6,480 rows of A100,
-    H100, H200 and B200 with NVSwitch; four operations, 2 to 8 chips, 512 B to 512 MiB; mean error of all-
-    reduce 6.8 to 10.9 %). Efficiency was capped at 0.85: the error is flat from there to 1, the blend takes
-    the difference. Direct kernels are the engine's own (data/engines); those here are TensorRT-LLM's, in
-    graphs (8.2 to 12.0 %).
+    The defaults of protocols are one fit to the NCCL rows of comm.parquet of the silicon tables (A100, H100, H200
+    and B200 with NVSwitch; all-reduce, all-gather, reduce-scatter; 2 to 8 chips, 512 B to 512 MiB; mean error of
+    all-reduce 5 to 9 %), with one latency of the link for each system. Direct kernels are the engine's own
+    (data/engines); those here are TensorRT-LLM's, in graphs (8 to 12 %).
     """
 
     efficiency: float = 0.85  # share of link bandwidth that large messages sustain; 0.6 to 0.95
     start: float = 7.84  # launch and rendezvous of a library collective, in units of link latency; 3 to 9
     blend: float = 1.90  # weight of the middle ground between latency and bandwidth; 0 to 2
-    local_copy: float = (
-        0.63  # a byte copied to oneself over a byte on the wire (out-of-place results); 0 to 1
-    )
-    switch_efficiency: float = (
-        0.58  # share of link bandwidth, per byte of input, if the switch adds; 0.4 to 0.7
-    )
-    direct_start: float = 4.46  # launch and rendezvous of a one-shot kernel, in units of link latency; 3 to 7
-    direct_second: float = 24.8  # what a second phase adds, likewise: 5 to 7 where an engine has a two-shot
-    direct_efficiency: float = 0.58  # share of link bandwidth of one- and two-shot kernels; 0.5 to 0.9
+    local_copy: float = 0.63  # a byte copied to oneself over a byte on the wire (out-of-place results); 0 to 1
+    switch_efficiency: float = 0.51  # share of link bandwidth, per byte of input, if the switch adds; 0.4 to 0.7
+    direct_start: float = 4.05  # launch and rendezvous of a one-shot kernel, in units of link latency; 3 to 7
+    direct_second: float = 6.95  # what a second phase adds for each doubling of the chips, likewise; 2 to 7
+    direct_efficiency: float = 0.56  # share of link bandwidth of one- and two-shot kernels; 0.5 to 0.9
+    ll_share: float = 0.313  # of link bandwidth: the tuner's cap of LL (141 and 282 GB/s of Hopper and Blackwell)
+    ll_start: float = 6.5  # launch and rendezvous under LL, in units of link latency
+    ll_efficiency: float = 0.48  # share of link bandwidth: half of what is sent are flags
+    ll_blend: float = 0.5  # weight of the middle ground, where more channels and threads join
+    ll128_start: float = 19.0  # under LL128, in units of link latency
+    ll128_efficiency: float = 0.71  # share of link bandwidth under LL128
+    simple_start: float = 19.0  # under Simple, in units of link latency
+    simple_step: float = 4.4  # a step of Simple, likewise
+    simple_efficiency: float = 0.82  # share of link bandwidth under Simple
+    switch_start: float = 44.5  # where the switch adds, in units of link latency
+    direct_flight: float = 0.0  # bytes that a direct kernel has under way to one peer; 0: as many as the link holds
+    direct_one_shot: float = 0.0  # bytes over all chips: below it one-shot, and of a pair; 0: whichever is faster
+    direct_limit: float = 0.0  # bytes above which the library's collective is called; 0: whichever is faster
+    direct_switch_start: float = 0.0  # of kernels that let the switch add, in units of link latency; 0: has none
+    direct_switch_efficiency: float = 0.42  # share of link bandwidth of those, per byte of input
+    direct_switch_limit: float = 0.0  # as direct_limit where the engine has those
 
 
 def usable_bandwidth(chips: float, link: Link) -> float:
@@ -110,13 +124,25 @@ def combine(
     return fixed + step + transfer + c.blend * math.sqrt(step * transfer), transfer, step, fixed
 
 
+def _passes(
+    passes: float, size: float, wire: float, chips: float, link: Link, c: CollectiveConstants
+) -> tuple[float, float, float, float]:
+    """Time of one or two passes of a vector of `size` bytes over the group, in the protocol that is chosen."""
+    steps = passes * ring_steps(chips, link)
+    if link.topology == MESH or link.topology == TORUS:
+        return combine(steps, wire, chips, link, c)
+    rate = usable_bandwidth(chips, link)
+    protocol = choose(size, passes, chips, rate, link.topology == SHARED, link.reduces > 0.0, c)
+    return protocol_time(protocol, size, steps, wire, rate, link.latency, c)
+
+
 def all_reduce(
     size: float, chips: float, link: Link, c: CollectiveConstants
 ) -> tuple[float, float, float, float]:
     """Ring all-reduce: reduce-scatter then all-gather, 2 (chips - 1) / chips * size bytes on the wire.
 
-    A switch that adds in flight (Link.reduces) takes the vector once up and once down instead, where that
-    is less.
+    A switch that adds in flight (Link.reduces) takes the vector once up and once down instead, where the library
+    chooses so.
 
     Args: size of one rank's input in bytes; chips that take part; the link; library constants.
     Returns: (seconds, wire_seconds, step_seconds, fixed_seconds).
@@ -124,9 +150,7 @@ def all_reduce(
     if chips <= 1.0:
         return 0.0, 0.0, 0.0, 0.0
     wire = (2.0 * (chips - 1.0) + c.local_copy) / chips * size
-    if link.reduces > 0.0:
-        wire = min(wire, size * c.efficiency / c.switch_efficiency)
-    return combine(2.0 * ring_steps(chips, link), wire, chips, link, c)
+    return _passes(2.0, size, wire, chips, link, c)
 
 
 def all_gather(
@@ -138,7 +162,7 @@ def all_gather(
     """
     if chips <= 1.0:
         return 0.0, 0.0, 0.0, 0.0
-    return combine(ring_steps(chips, link), (chips - 1.0 + c.local_copy) * size, chips, link, c)
+    return _passes(1.0, size * chips, (chips - 1.0 + c.local_copy) * size, chips, link, c)
 
 
 def reduce_scatter(
@@ -194,28 +218,51 @@ def send(size: float, link: Link, c: CollectiveConstants) -> tuple[float, float,
 def all_reduce_direct(
     size: float, chips: float, link: Link, c: CollectiveConstants
 ) -> tuple[float, float, float, float]:
-    """All-reduce by kernels that read peers' memory inside one node: the faster of one-shot and two-shot.
+    """All-reduce by kernels that read peers' memory inside one node: one-shot, two-shot, or sums by the switch.
 
-    One-shot: every chip reads the whole vector of every peer. Two-shot: reduce-scatter and all-gather by
-    reads.
+    One-shot: every chip reads the whole vector of every peer. Two-shot: reduce-scatter and all-gather by reads.
+    An engine switches between them at a fixed size (direct_one_shot) or takes the faster. A kernel of few threads
+    has so many bytes under way, and reads no faster than those over the latency of the link (Little's law); its
+    one-shot keeps as many under way to each peer, its two-shot to all together.
     Args and returns as `all_reduce`.
     """
     if chips <= 1.0:
         return 0.0, 0.0, 0.0, 0.0
     rate = c.direct_efficiency * usable_bandwidth(chips, link)
+    stream = c.direct_flight / link.latency if c.direct_flight > 0.0 else rate
     fixed = c.direct_start * link.latency
-    one, two = (chips - 1.0) * size / rate, 2.0 * (chips - 1.0) / chips * size / rate
-    second = c.direct_second * link.latency
-    if one <= two + second:
-        return fixed + one, one, 0.0, fixed
-    return fixed + second + two, two, second, fixed
+    one = (chips - 1.0) * size / min(rate, (chips - 1.0) * stream)
+    two = 2.0 * (chips - 1.0) / chips * size / min(rate, stream)
+    second = c.direct_second * math.log2(chips) * link.latency
+    once = one <= two + second
+    if c.direct_one_shot > 0.0:
+        once = chips <= 2.0 or chips * size < c.direct_one_shot
+    found = (fixed + one, one, 0.0, fixed) if once else (fixed + second + two, two, second, fixed)
+    if switch_kernels(chips, link, c):
+        start = c.direct_switch_start * link.latency
+        summed = size / (c.direct_switch_efficiency * link.bandwidth)
+        if start + summed < found[0]:
+            found = (start + summed, summed, 0.0, start)
+    return found
+
+
+def switch_kernels(chips: float, link: Link, c: CollectiveConstants) -> bool:
+    """Whether an engine has kernels that let the switch add for this group."""
+    return c.direct_switch_start > 0.0 and link.reduces > 0.0 and chips > 2.0
 
 
 def all_reduce_best(
     size: float, chips: float, link: Link, c: CollectiveConstants
 ) -> tuple[float, float, float, float]:
-    """The faster of the library's ring and the direct kernels, as serving engines choose by message size."""
+    """The library's all-reduce or direct kernels, as serving engines choose: by size, else the faster.
+
+    Engines that choose by size use direct kernels over a bus for pairs only (vLLM, SGLang: fully connected groups).
+    """
     ring, direct = all_reduce(size, chips, link, c), all_reduce_direct(size, chips, link, c)
+    if c.direct_limit > 0.0:
+        limit = c.direct_switch_limit if switch_kernels(chips, link, c) else c.direct_limit
+        fits = size <= limit and (link.topology != SHARED or chips <= 2.0)
+        return direct if fits else ring
     return direct if direct[0] <= ring[0] else ring
 
 
@@ -231,7 +278,11 @@ def all_reduce_two_tiers(
         return all_reduce(size, chips, inner, c)
     local = inner.domain
     scatter = reduce_scatter(size, local, inner, c)
-    across = all_reduce(size / local, math.ceil(chips / local), outer, c)
+    groups = math.ceil(chips / local)
+    shard = size / local
+    across = combine(
+        2.0 * ring_steps(groups, outer), (2.0 * (groups - 1.0) + c.local_copy) / groups * shard, groups, outer, c
+    )
     gather = all_gather(size / local, local, inner, c)
     return (
         scatter[0] + across[0] + gather[0],
@@ -248,7 +299,7 @@ def all_gather_two_tiers(
     if chips <= inner.domain:
         return all_gather(size, chips, inner, c)
     groups = math.ceil(chips / inner.domain)
-    across = all_gather(size, groups, outer, c)
+    across = combine(ring_steps(groups, outer), (groups - 1.0 + c.local_copy) * size, groups, outer, c)
     gather = all_gather(size * groups, inner.domain, inner, c)
     return across[0] + gather[0], across[1] + gather[1], across[2] + gather[2], across[3] + gather[3]
 

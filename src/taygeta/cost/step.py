@@ -268,9 +268,9 @@ def experts_row(row, tokens, s, out):
 def collective_row(row, rows, s, out):
     """Which, bytes per row, ranks inside the first tier, ranks in all."""
     which, size, inside, ranks = row[3], row[4] * rows, row[5], row[6]
-    two = 1.0 < inside < ranks
+    two = inside < ranks
     inner = s.link if inside > 1.0 else s.network
-    if two:  # the first tier joins the ranks of one group only
+    if two:  # the first tier joins the ranks of one group only; of a single chip each, it joins none
         inner = Link(inner.bandwidth, inner.latency, inner.topology, inside, inner.dimensions, inner.bus, inner.reduces)
     if which == ALL_REDUCE:
         if two:

@@ -33,6 +33,7 @@ PAIRS = "_pairwise_nvlink"  # systems of PCIe cards, joined two by two by a brid
 # B/s per direction of an NVLink bridge: 600 GB/s both ways (NVIDIA A100 PCIe and H100 NVL datasheets)
 BRIDGE = 300e9
 PAIR = 2
+NOT_SUMMED = ("int8", "uint8")  # elements that a switch does not add (NCCL documentation: NVLink SHARP)
 FUSED = "custom"  # libraries of one-shot and two-shot kernels, which fall back to a ring for long messages
 
 
@@ -40,7 +41,7 @@ def answer(frame: polars.DataFrame, systems: Systems) -> Answers:
     """Return predictions of every row of a comm table."""
     out = Answers.empty(frame.height)
     size, chips = column(frame, "bytes"), column(frame, "num_gpus")
-    for (gpu, op, library, version), index in groups(frame, "gpu", "op", "library", "version"):
+    for (gpu, op, library, version, dtype), index in groups(frame, "gpu", "op", "library", "version", "dtype"):
         bad = (size[index] < 1.0) | (chips[index] < 2.0)
         out.refuse(index[bad], "nothing to send: no bytes, or fewer than two chips.")
         good = index[~bad]
@@ -49,6 +50,8 @@ def answer(frame: polars.DataFrame, systems: Systems) -> Answers:
             try:
                 system = systems.get(gpu.removesuffix(PAIRS))
                 links = [link(chip, count, gpu.endswith(PAIRS)) for chip in system.chips]
+                if dtype in NOT_SUMMED:
+                    links = [x._replace(reduces=0.0) for x in links]
                 rows = arguments(op, size[use], chips[use], library)
             except InputError as error:
                 out.refuse(use, str(error))

@@ -56,7 +56,7 @@ EXPERTS = (
     Constant("experts.launches", 1.0, 60.0),
     Constant("experts.per_expert", 1e-9, 1e-6),
 )
-COLLECTIVE = (Constant(LINK_LATENCY, 0.1e-6, 50e-6), Constant("collective.efficiency", 0.3, 0.99))
+COLLECTIVE = (Constant(LINK_LATENCY, 0.1e-6, 50e-6), Constant("collective.simple_efficiency", 0.3, 0.99))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ taygeta.validate.carry, and the chips of the other part are predicted with them.
 rows with the chip's own constants, and with the defaults of its family, which is what a chip without
 measurements gets.
 
-The range of a prediction is that of the target's own unpublished numbers, widened by its family's error.
+The range of a prediction is that of the target's own unpublished numbers, widened by the error of its family, or of a
+family that was never measured where no source is of it (taygeta.validate.intervals, which pools these very chips).
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ SPLITS = (
     ("a100", "h100"),
     ("h200", "b200", "l40s"),
 )  # the chips that lend; all others of a table are predicted
+UNMEASURED = "nvidia-blackwell-rtx"  # a family without a measured chip, of the maker of all measured ones
 ROWS = 4000  # of a chip and case: a fixed sample, enough for a mean within half a percent
 LEAST = 50
 
@@ -112,11 +114,11 @@ class Lent(Systems):
         return self._made[own.name]
 
 
-def family_only(system: System) -> tuple[Chip, ...]:
+def family_only(system: System, family: str = "") -> tuple[Chip, ...]:
     """Return a chip as it would be without measurements of it: its sheet without calibration, completed by
-    its family. Nominal, then the corners. Raises InputError for a chip without a family.
+    its family, or by another. Nominal, then the corners. Raises InputError for a chip without a family.
     """
-    family = system.chip.family
+    family = family or system.chip.family
     if not family:
         raise InputError(f"{system.chip.id} has no family to take constants from.")
     own = read_sheet(Path(system.sheet.origin))
@@ -129,11 +131,13 @@ def family_only(system: System) -> tuple[Chip, ...]:
 def carried_to(system: System, sources: Sequence[Chip]) -> tuple[Chip, ...]:
     """Return a chip with the constants that `sources` lend it, nominal and at the corners of its own numbers.
 
-    Its errors are those of its family, as nothing else is known of a chip that was not measured.
+    Its errors are those of its family where a source is of it, else of a family that was never measured: nothing else
+    is known of a chip that was not.
     """
     errors: Mapping[str, float] = {}
     if system.chip.family:
-        bare = family_only(system)[0]
+        known = system.chip.family in {source.family for source in sources}
+        bare = family_only(system, "" if known else UNMEASURED)[0]
         errors = {path: value for path, value in bare.constants.items() if path.startswith("error.")}
     lent = (carried(chip, sources) for chip in system.chips)
     return tuple(replace(chip, constants=MappingProxyType({**chip.constants, **errors})) for chip in lent)

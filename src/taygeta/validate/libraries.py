@@ -176,10 +176,28 @@ def attention_kernel(framework: str, version: str, kernel: str, multicast: float
 
 
 # comm.parquet, all-reduce by direct kernels in graphs (A100, H100, H200, B200 with NVLink). Engines say what they run
-# (data/engines); a release that ran another kernel is here: SGLang 0.5.14 has one of its own (207 rows: 9 to 11 %),
-# and the rows of its 0.5.6.post2 on Hopper are TensorRT-LLM 1.2.0rc5's, equal in every digit (138 of 138).
-_ALL_REDUCE: dict[tuple[str, str], Mapping[str, float]] = {
-    ("sglang", "0.5.14"): _frozen(direct_start=4.07, direct_second=6.4, direct_efficiency=0.65),
+# (data/engines). How the tables' kernels choose is here, as published in their sources: two-shot from 512 KiB over
+# four chips and 256 KiB over eight, a pair always one-shot (csrc/custom_all_reduce.cuh); vLLM below 8 MiB, SGLang up to
+# it (custom_all_reduce.py), else NCCL. 36 blocks of 512 threads with 16 B each are 295 kB under way; 230 fit A100,
+# H100 and B200, and say why B200's faster links do not help them. Served models on Blackwell do not show these
+# limits: engines fuse all-reduce and norm there, in other kernels; so they are no part of the engines.
+_CUSTOM = {"direct_flight": 230e3, "direct_one_shot": 2.0 * 2**20}
+_CHOICE: dict[str, Mapping[str, float]] = {
+    # vLLM lets the switch add (symmetric memory; all_reduce_utils.py: to 32, 64 or 128 MiB), fitted on 0.19 and 0.24 on
+    # H100, H200 and B200 over four and eight chips
+    "vllm": _frozen(
+        **_CUSTOM, direct_limit=2.0**23 - 1.0, direct_switch_start=13.0, direct_switch_limit=2.0**26 - 1.0
+    ),
+    "sglang": _frozen(**_CUSTOM, direct_limit=2.0**23),
+}
+# Releases that ran another kernel: vLLM 0.14.0 had none that lets the switch add, SGLang 0.5.14 has one of its own
+# (207 rows: 9 to 11 %), and the rows of its 0.5.6.post2 on Hopper are TensorRT-LLM 1.2.0rc5's, equal in every digit
+# (138 of 138).
+_RELEASE: dict[tuple[str, str], Mapping[str, float]] = {
+    ("vllm", "0.14.0"): _frozen(**_CUSTOM, direct_limit=2.0**23 - 1.0),
+    ("sglang", "0.5.14"): _frozen(
+        direct_start=3.66, direct_second=2.1, direct_efficiency=0.67, direct_limit=2.0**24
+    ),
 }
 _SAME_ALL_REDUCE = {("sglang", "0.5.6.post2"): "trtllm"}
 
@@ -189,10 +207,9 @@ def all_reduce_library(framework: str, version: str) -> Mapping[str, float]:
     them.
     """
     release = (framework, version)
-    if release in _ALL_REDUCE:
-        return _ALL_REDUCE[release]
     name = _SAME_ALL_REDUCE.get(release, framework)
     if name not in engine_names():
         return _frozen()
     found = engine(name)
-    return _frozen(**{constant: getattr(found, constant) for constant in DIRECT})
+    own = _RELEASE.get(release, _CHOICE.get(name, _frozen()))
+    return _frozen(**{**{constant: getattr(found, constant) for constant in DIRECT}, **own})

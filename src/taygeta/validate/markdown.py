@@ -41,15 +41,16 @@ _HELD_OUT = """Each chip from its own public numbers and constants of other chip
 (taygeta.validate.carry): those of the nearest chip, by family, then by whether cores share
 operands; ports and sustained shares relative to the chip's cache, power and clock, launches
 by their trend over generations among the sources. The latency of the links is given. Clean
-rows, a fixed sample; the range is that of the chip's unpublished numbers and its family's
-error. Beside it the same rows with the chip's own constants, and with the defaults of its
-family, which is what a chip of a known family gets.
+rows, a fixed sample; the range is that of the chip's unpublished numbers and the error
+of its family, or of a family never measured where no source is of it. Beside it the same rows
+with the chip's own constants, and with the defaults of its family, which is what a chip of a
+known family gets.
 
 What is not left out: constants that all chips share were fitted on them together, and stay: five of matrix
 multiply (memory_efficiency, power_coupling, step_seconds, start_depth, split_seconds), which barely move
 when they are refitted without a chip; those of collectives and expert layers, of which these rows are
 therefore no test (docs/log.md says what refits without a chip gave); and what belongs to libraries and
-engines (starts of attention releases, host times). Defaults and errors of families were set in view of
+engines (starts of attention releases, host times). Defaults of families were set in view of
 their measured chips. The rule was shaped on these five chips, and the trend of launches was added after
 errors of B200 without it had been seen, which it lowers by a third in decode and by a quarter in TPOT:
 expect worse of a chip that nobody measured.

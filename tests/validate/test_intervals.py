@@ -1,0 +1,117 @@
+"""Error constants: what residuals beyond the corners of assumptions ask for, by hand and on tables made so."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from silicon_rows import gemm_row
+
+from taygeta.validate.intervals import (
+    LEAST,
+    OTHERS,
+    STRANGERS,
+    WIDTH_OWN,
+    Residuals,
+    Sample,
+    constant,
+    constants,
+    inside,
+    quantile,
+    sample,
+    width,
+)
+from taygeta.validate.run import answer_frame, validate
+from taygeta.validate.systems import Systems
+from taygeta.validate.tables import TABLES
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+import errors  # pyright: ignore[reportMissingImports]  # a script beside the package
+
+
+def needs(*values: float, table: str = "gemm") -> Sample:
+    none = np.zeros(len(values))
+    return Sample(table, "chip_sxm", "chip", none, none, np.array(values))
+
+
+def test_what_a_measurement_needs_by_hand():
+    """Corners of 3 downwards and 4 upwards in logarithms of .01: 5 up is left 3, 5 down 4, 2 down nothing."""
+    z = np.array([0.05, -0.05, -0.02])
+    frame = pl.DataFrame({"predicted_s": [1.0] * 3, "latency_s": np.exp(z)}).with_columns(
+        low_s=pl.lit(float(np.exp(-np.hypot(0.03, 0.1)))), high_s=pl.lit(float(np.exp(np.hypot(0.04, 0.1))))
+    )
+    found = sample("gemm", "chip_sxm", "chip", frame, float(np.expm1(0.1)))
+    assert found.fast == pytest.approx([0.03] * 3)
+    assert found.slow == pytest.approx([0.04] * 3)
+    assert found.needed == pytest.approx([0.03, 0.04, 0.0])
+
+
+def test_samples_count_alike_however_many_rows_they_have():
+    many, few = needs(*[0.1] * 99), needs(0.3)
+    assert quantile([many, few], 0.5) == 0.1
+    assert quantile([many, few], 0.51) == 0.3
+    assert inside([many, few], 0.1) == 0.5
+
+
+def test_the_constant_covers_four_fifths_and_no_more():
+    found = constant("matmul", [needs(*(0.01 * np.arange(1, 11)))], WIDTH_OWN, "")
+    assert found.value == pytest.approx(np.expm1(0.08), abs=1e-3)
+    assert found.inside == 0.8
+    assert found.width == pytest.approx(np.exp(0.16), abs=1e-3)
+
+
+def test_each_table_of_a_chip_keeps_three_quarters_inside():
+    easy, hard = needs(*[0.01] * 100), needs(*[0.02, 0.04, 0.06, 0.08], table="hard")
+    loose = constant("attention", [easy, hard], WIDTH_OWN, "")
+    assert loose.value == pytest.approx(np.expm1(0.06), abs=1e-3)  # the pair is at .5 + .5 x 3/4 there
+    strict = constant("attention", [easy, easy, easy, hard], WIDTH_OWN, "", every_table=True)
+    assert strict.value == pytest.approx(np.expm1(0.06), abs=1e-3)
+    assert constant("attention", [easy, easy, easy, hard], WIDTH_OWN, "").value < strict.value
+
+
+def test_a_range_is_held_back_to_its_width_but_not_below_three_quarters():
+    limit = float(np.exp(2 * 0.5))
+    held = constant("step", [needs(*[0.1] * 78, *[0.9] * 22)], limit, "")
+    assert held.value == pytest.approx(np.expm1(0.5), abs=1e-3)
+    assert held.inside == 0.78
+    wide = constant("step", [needs(*[0.1] * 70, *[0.9] * 30)], limit, "")
+    assert wide.value == pytest.approx(np.expm1(0.9), abs=1e-3)
+    assert wide.width > limit
+    assert wide.inside >= LEAST
+
+
+def test_corners_add_to_the_width_in_squares():
+    corners = Sample("gemm", "x", "x", np.array([0.3]), np.array([0.0]), np.array([0.0]))
+    assert width([corners], 0.4) == pytest.approx(np.exp(0.5 + 0.4))
+
+
+def spread(gpu: str, ratios: np.ndarray) -> pl.DataFrame:
+    """Multiplies measured at ratios of what is predicted."""
+    rows = pl.DataFrame([gemm_row(gpu=gpu, m=m) for m in range(1, len(ratios) + 1)])
+    table = next(t for t in TABLES if t.name == "gemm")
+    predicted = answer_frame(table, rows, Systems())["predicted_s"].to_numpy()
+    return rows.with_columns(latency_s=pl.Series(predicted * ratios))
+
+
+def test_constants_of_measured_chips_their_families_and_others(write):
+    ratios = np.exp(0.001 * np.arange(1, 101))
+    frames = [spread("h100_sxm", ratios), spread("h200_sxm", ratios), spread("a100_sxm", ratios**2)]
+    systems = Systems()
+    directory = write("gemm", pl.concat(frames).to_dicts())
+    found = constants(Residuals(list(validate(directory, systems)), systems))
+    own = {name: found[name]["matmul"].value for name in ("h100", "h200", "a100")}
+    assert own["h100"] == own["h200"] == pytest.approx(np.expm1(0.08), abs=2e-3)
+    assert own["a100"] == pytest.approx(np.expm1(0.16), abs=2e-3)
+    assert found["h100"]["matmul"].rows == 100
+    assert found["family:nvidia-hopper"]["matmul"].value >= own["h100"]
+    assert found["family:nvidia-ampere"]["matmul"].value >= own["a100"]
+    assert found[STRANGERS]["matmul"].value >= found[OTHERS]["matmul"].value > own["h100"]
+    assert "step" not in found["h100"]  # no table tells it: the file keeps what it has
+    text = 'error.matmul = { value = 9, source = "x" }\nerror.step = { value = 9, source = "x" }\n'
+    written = errors.rewritten(text, found["a100"], ranged=False)
+    assert f"error.matmul = {{ value = {own['a100']}, source = " in written
+    assert 'error.step = { value = 9, source = "x" }' in written
+    assert "low = " in errors.rewritten(text, found[OTHERS], ranged=True)
