@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from taygeta.cost.experts import (
     ExpertsConstants,
     Routing,
+    by_expert,
     expert_layer,
     grouped_matmul,
     power_law_quantile,
@@ -15,6 +16,7 @@ from taygeta.cost.experts import (
     routing_independent,
     routing_skewed,
     row_tiles,
+    vector_seconds,
 )
 from taygeta.cost.hardware import Hardware
 
@@ -37,8 +39,8 @@ TOY = Hardware(
     vector_flop_per_s=1e12,
 )
 # Everything at 100 %, a hard maximum in all but name, no overheads.
-IDEAL = ExpertsConstants(1.0, 1.0, 1.0, 64.0, 0.0, 0.0, 0.0, 0.0, 0.0)
-REAL = ExpertsConstants(0.9, 0.9, 0.2, 4.0, 0.9, 0.5, 14.0, 3e-8, 0.0)
+IDEAL = ExpertsConstants(1.0, 1.0, 1.0, 64.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+REAL = ExpertsConstants(0.9, 0.9, 0.2, 4.0, 0.9, 0.5, 14.0, 3e-8, 0.0, 3000.0)
 
 CHIPS = {
     "gpu": TOY._replace(
@@ -153,6 +155,29 @@ def test_compute_bound_grouped_matmul_by_hand():
     assert seconds == pytest.approx(tensor, rel=0.02)
 
 
+def test_unequal_experts_pass_one_after_the_other():
+    # Two experts, loads 1 and 31 by a law of two points: 24 quantiles of a uniform law from 1 to 31 rows. Each is
+    # bound by the larger of its share of the arithmetic and its own loading, so that the sum exceeds the larger sum.
+    routing = Routing(32.0, 32.0, 2.0, 1.0, 31.0, 0.0)
+    loads = [1.0 + 30.0 * (i + 0.5) / 24.0 for i in range(24)]
+    busy, weights, row, tile = 40e-6, 20e-6, 0.1e-6, 8.0
+    tiles = sum(math.ceil(load / tile) for load in loads) / 12.0
+    each = [
+        max(busy * math.ceil(load / tile) / 12.0 / tiles, (weights + load * row) / 12.0) for load in loads
+    ]
+    seconds = by_expert(routing, tile, tiles, busy, weights, row, 200.0)
+    assert seconds == pytest.approx(sum(each), rel=0.01)
+    assert seconds > max(busy, 2.0 * weights + 32.0 * row) * 1.1
+
+
+def test_quantising_tokens_first_costs_a_pass():
+    routing = routing_even(4096.0, 1.0, 8.0, 1.0)
+    wide, narrow = (vector_seconds(routing, 4096.0, 8.0, 2.0, b, TOY, IDEAL) for b in (2.0, 1.0))
+    # 2 * 4096 * 4096 elements more of 2 B through 1 TB/s; memory (24 B an element of the token) is slower for bf16
+    assert narrow == pytest.approx(6 * 4096 * 4096 * 2 / 1e12 * 1.0, rel=0.01)
+    assert wide == pytest.approx(4 * 4096 * 4096 * 3 / 1e12, rel=0.01)
+
+
 def test_narrow_weights_cost_time_to_unpack():
     routing = routing_even(64.0, 1.0, 8.0, 1.0)
     native = grouped_matmul(routing, 4096.0, 4096.0, 0.5, 2.0, 2.0, 1e15, TOY, IDEAL)
@@ -162,15 +187,20 @@ def test_narrow_weights_cost_time_to_unpack():
 
 
 def test_layer_by_hand():
-    # One expert, 100 rows of 1,000, inter 500, 2-byte everything, ideal chip: vector kernels move (2 * 100
-    # * 1000 + 2 * 100 * 500) elements x 4 B through 10 ports of 100 B/clk = 1.2 MB / 1 TB/s = 1.2 us, and
-    # bytes that no cache holds: 0.8 MB of permuted input and output, 0.3 MB between the matmuls, 0.4 MB of
-    # tokens = 1.5 us: memory decides.
+    # One expert, 100 rows of 1,000, inter 500, 2-byte everything, ideal chip: vector kernels pass (3 * 100 *
+    # 1000 permuted, + 100 * 1000 tokens, + 3 * 100 * 500 activated) elements x 2 B through 10 ports of 100
+    # B/clk = 1.1 MB / 1 TB/s = 1.1 us, and bytes that no cache holds: 0.8 MB of permuted input and output,
+    # 0.3 MB between the matmuls, 0.4 MB of tokens = 1.5 us: memory decides. With 5,000 elements more for
+    # each row the cores do: 2.1 us.
     routing = routing_even(100.0, 1.0, 1.0, 1.0)
     layer = expert_layer(
         routing, 1000.0, 500.0, 1.0, 2.0, 2.0, 2.0, 1e15, TOY, IDEAL._replace(launches=5.0, per_expert=1e-7)
     )
     assert layer[6] == pytest.approx(1.5e-6)
+    slow = expert_layer(
+        routing, 1000.0, 500.0, 1.0, 2.0, 2.0, 2.0, 1e15, TOY, IDEAL._replace(row_elements=5000.0)
+    )
+    assert slow[6] == pytest.approx(2.1e-6)
     assert layer[4] == pytest.approx(5.1e-6)
     up = grouped_matmul(routing, 1000.0, 1000.0, 2.0, 2.0, 2.0, 1e15, TOY, IDEAL)
     down = grouped_matmul(routing, 1000.0, 500.0, 2.0, 2.0, 2.0, 1e15, TOY, IDEAL)

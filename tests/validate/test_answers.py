@@ -112,14 +112,34 @@ def test_the_roofline_of_attention_is_counted_by_hand(write):
 
 def test_an_expert_layer_is_split_by_tp_and_gated_unless_its_kernel_says_no(write, kernels):
     even = routing_even(128, 8, 128, 1)._replace(tokens=128)
+    tuned = kernels.experts._replace(unpack=0.0)
     times = [
-        expert_layer(
-            even, 4096, 768, 128, gates, 2.0, 2.0, 989.4e12, kernels.hw, kernels.experts._replace(unpack=0.0)
-        )[0]
-        for gates in (2.0, 1.0)
+        expert_layer(even, 4096, 768, 128, gates, 2.0, 2.0, 989.4e12, kernels.hw, tuned)[0] for gates in (2.0, 1.0)
     ]
-    rows = [moe_row(tp=2), moe_row(tp=2, kernel="moe_torch_flow_nongated")]
+    rows = [moe_row(tp=2, kernel=f"moe_torch_flow_{name}", version="1.4") for name in ("cutlass", "nongated")]
     assert predicted("moe", write("moe", rows)) == [pytest.approx(t, rel=1e-9) for t in times]
+
+
+def test_the_newest_release_launches_less_for_each_expert_layer(write, kernels):
+    versions = ("1.2.0rc5", "1.3.0rc20")
+    before, after = predicted("moe", write("moe", [moe_row(version=version) for version in versions]))
+    assert before - after == pytest.approx(4.8 * kernels.hw.launch)
+    other = [moe_row(version=version, framework="vllm", kernel="triton") for version in versions]
+    assert len(set(predicted("moe", write("moe", other)))) == 1
+
+
+def test_rows_that_ran_what_was_tuned_for_another_layer_are_told_by_their_sizes(write):
+    rows = [
+        moe_row(num_experts=8, inter_size=16384, tp=8),  # 8 experts of 2,048: as 256 of 2,048 over 32 ranks
+        moe_row(num_experts=8, inter_size=16384, tp=2),  # 8,192: no shard of 2,048 is as large
+        moe_row(num_experts=8, inter_size=16384, tp=8, hidden_size=5120),
+        moe_row(num_experts=8, inter_size=16384, tp=8, framework="vllm", kernel="triton"),
+        moe_row(num_experts=8, inter_size=16384, tp=8, dtype="w4a16_mxfp4"),  # never tuned
+        moe_row(num_experts=256, inter_size=2048),
+        moe_row(num_experts=160, inter_size=2048),  # 160 / 8 ranks is 20
+    ]
+    frame = answer("moe", write("moe", rows))
+    assert frame["borrowed"].to_list() == [True, False, False, False, False, False, False]
 
 
 def test_collectives_follow_the_table_in_what_bytes_means(write, kernels):

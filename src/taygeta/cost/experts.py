@@ -49,32 +49,35 @@ class ExpertsConstants(NamedTuple):
     """Calibration constants of the expert layer; each is a property of chip and kernel library together.
 
     The defaults are one fit to moe.parquet of the silicon tables (TensorRT-LLM CUTLASS, bf16 and fp8, ep 1,
-    H100, H200 and B200 together, 1,800 of 4,239 rows, launch as fitted on gemm.parquet): mean error 7.8 to
-    12.9 % by chip and format, median 5.2 to 5.8 %; `overlap` was set, the fit is flat from 2 to 5. Their
+    H100, H200 and B200 together, 4,206 rows, launch as fitted on gemm.parquet): mean error 5.0 to
+    6.9 % by chip and format, median 3.9 to 4.5 %; `overlap` was set, the fit is flat from 3 to 6. Their
     tensor efficiency is that of weights which were never loaded and so draw little power: with real weights
     a power-limited chip sustains what its matrix multiply does.
     """
 
     memory_efficiency: float = (
-        0.897  # share of main-memory bandwidth that streaming weights reach; 0.75 to 0.95
+        0.901  # share of main-memory bandwidth that streaming weights reach; 0.75 to 0.95
     )
-    tensor_efficiency: float = 0.959  # share of peak that a full grouped tile sustains; 0.4 to 0.9
+    tensor_efficiency: float = 0.931  # share of peak that a full grouped tile sustains; 0.4 to 0.9
     vector_share: float = (
-        0.208  # share of the cores' ports that permutation and activation reach; 0.05 to 0.5
+        0.242  # share of the cores' ports that permutation and activation reach; 0.05 to 0.5
     )
     overlap: float = (
         4.0  # exponent of the soft maximum over tensor, feed and memory; 1 sum, infinity max; 1.5 to 4
     )
     tile_launches: float = (
-        0.877  # prologue and epilogue that a tile's loop does not hide, in hw.launch; 0.02 to 1
+        1.0  # prologue and epilogue that a tile's loop does not hide, in hw.launch; 0.02 to 1
     )
     cache_share: float = 0.40  # share of the shared cache that intermediates can occupy; 0.2 to 0.6
     launches: float = (
-        14.1  # kernels of a layer, launched and drained in a replayed graph, in hw.launch; 7 to 22
+        13.5  # kernels of a layer, launched and drained in a replayed graph, in hw.launch; 5 to 22
     )
-    per_expert: float = 2.7e-8  # s per local expert, for descriptors of the grouped kernels; 0 to 0.5e-6
+    per_expert: float = 2.65e-8  # s per local expert, for descriptors of the grouped kernels; 0 to 0.5e-6
     unpack: float = (
         0.0  # weights per clock that a core widens to the compute format; 20 to 200; 0: none to widen
+    )
+    row_elements: float = (
+        5000.0  # elements in whose time permuting and un-permuting find, start and scale one row; 0 to 8,000
     )
 
 
@@ -220,28 +223,90 @@ def grouped_matmul(
     least_tiles = row_tiles(routing, least_bm)
     while least_bn > max(hw.tile_cols, 8.0) and least_tiles * math.ceil(n / least_bn) < 0.5 * hw.cores:
         least_bn *= 0.5
-    best, best_tensor, best_feed = math.inf, 0.0, 0.0
+    weights = n * k * weight_bytes / bandwidth
+    row = (k * activation_bytes + n * output_bytes) / bandwidth
+    seconds, best_tensor, best_feed = math.inf, 0.0, 0.0
     bm = least_bm
     while bm <= max(edge, least_bm):
         tiles_m = row_tiles(routing, bm)
+        busy, busy_tensor, busy_feed = math.inf, 0.0, 0.0
         bn = least_bn
         while bn <= max(edge, least_bn):
             if bm * bn * 4.0 <= hw.core_sram_bytes or (bm == least_bm and bn == least_bn):
                 waves = math.ceil(tiles_m * math.ceil(n / bn) / hw.cores)
                 tensor = waves * (2.0 * bm * bn * k / core_rate)
                 feed = waves * (bm * k * activation_bytes / port + bn * column + c.tile_launches * hw.launch)
-                busy = max(tensor, feed)
-                if busy < best:
-                    best, best_tensor, best_feed = busy, tensor, feed
+                if max(tensor, feed) < busy:
+                    busy, busy_tensor, busy_feed = max(tensor, feed), tensor, feed
             bn *= 2.0
+        if busy < math.inf:
+            taken = soft_maximum(busy, memory, p)
+            if routing.highest > routing.lowest:
+                taken = max(taken, by_expert(routing, bm, tiles_m, busy, weights, row, p))
+            if taken < seconds:
+                seconds, best_tensor, best_feed = taken, busy_tensor, busy_feed
         bm *= 2.0
-    seconds = (best**p + memory**p) ** (1.0 / p)
     return seconds, best_tensor, memory, best_feed, 0.0
+
+
+def soft_maximum(a: float, b: float, p: float) -> float:
+    """Return (a**p + b**p)**(1/p) of two times, of which a is positive."""
+    return a * (1.0 + (b / a) ** p) ** (1.0 / p)
+
+
+def by_expert(
+    routing: Routing, tile: float, tiles: float, busy: float, weights: float, row: float, p: float
+) -> float:
+    """Seconds of a grouped matmul of unequal experts, which pass one after the other.
+
+    Each is bound by its own arithmetic or by its own memory: a full expert's arithmetic does not hide the
+    weights of those with few rows.
+
+    Args: tiles of height `tile` of all experts and the seconds that they keep the cores busy; seconds to
+    load the weights of one expert, and to move one row.
+    """
+    span, power = power_law_span(routing.lowest, routing.highest, routing.exponent)
+    share = routing.hit / QUANTILES
+    seconds = 0.0
+    for i in range(QUANTILES):
+        load = power_law_quantile((i + 0.5) / QUANTILES, routing.lowest, span, power)
+        computing = busy * share * math.ceil(load / tile) / tiles
+        seconds += soft_maximum(computing, share * (weights + load * row), p)
+    return seconds
 
 
 def spilled(size: float, cache: float) -> float:
     """Bytes of a tensor of `size`, written and soon read again, that a cache of `cache` bytes cannot hold."""
     return max(size - cache, 0.0)
+
+
+def vector_seconds(
+    routing: Routing,
+    hidden: float,
+    inter: float,
+    gates: float,
+    activation_bytes: float,
+    hw: Hardware,
+    c: ExpertsConstants,
+) -> float:
+    """Seconds of what surrounds the two matmuls of a layer: permute, activate and un-permute, and quantise
+    the tokens first where activations are narrow. Arguments as of expert_layer.
+
+    Elements read and written pass the cores and the shared cache at a pace that hardly depends on their
+    width; what no cache holds also passes main memory meanwhile.
+    """
+    wide, middle, own = routing.rows * hidden, routing.rows * inter, routing.tokens * hidden
+    elements = 3.0 * wide + own + (gates + 1.0) * middle
+    if activation_bytes < 2.0:
+        elements += 2.0 * own
+    paced = 2.0 * (elements + c.row_elements * routing.rows)
+    paced /= c.vector_share * hw.core_port * hw.clock * hw.cores
+    if hw.cache_bandwidth > 0.0:
+        paced += 2.0 * elements / hw.cache_bandwidth
+    cache = c.cache_share * hw.cache_bytes
+    moved = 2.0 * spilled(wide * activation_bytes, cache) + 2.0 * spilled(wide * 2.0, cache)
+    moved += spilled(middle * 2.0 * gates, cache) + spilled(middle * activation_bytes, cache) + 4.0 * own
+    return soft_maximum(paced, moved / (c.memory_efficiency * hw.hbm_bandwidth), c.overlap)
 
 
 def expert_layer(
@@ -266,19 +331,7 @@ def expert_layer(
     """
     up = grouped_matmul(routing, gates * inter, hidden, weight_bytes, activation_bytes, 2.0, peak, hw, c)
     down = grouped_matmul(routing, hidden, inter, weight_bytes, activation_bytes, 2.0, peak, hw, c)
-    wide = routing.rows * hidden
-    middle = routing.rows * inter
-    # Elements read and written again by the three vector kernels: permute, activate, un-permute. Their pace
-    # is set by the cores and the shared cache, not by bytes from memory: H100 and H200 take the same time.
-    elements = 2.0 * wide + gates * middle
-    paced = 4.0 * elements / (c.vector_share * hw.core_port * hw.clock * hw.cores)
-    if hw.cache_bandwidth > 0.0:
-        paced += 4.0 * elements / hw.cache_bandwidth
-    cache = c.cache_share * hw.cache_bytes
-    moved = 2.0 * spilled(wide * activation_bytes, cache) + 2.0 * spilled(wide * 2.0, cache)
-    moved += spilled(middle * 2.0 * gates, cache) + spilled(middle * activation_bytes, cache)
-    moved += 4.0 * routing.tokens * hidden
-    traffic = max(paced, moved / (c.memory_efficiency * hw.hbm_bandwidth))
+    traffic = vector_seconds(routing, hidden, inter, gates, activation_bytes, hw, c)
     fixed = c.launches * hw.launch + c.per_expert * local_experts
     grouped = up[0] + down[0]
     seconds = grouped + traffic + fixed

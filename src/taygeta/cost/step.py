@@ -255,6 +255,7 @@ def experts_row(row, tokens, s, out):
         c.launches,
         c.per_expert,
         row[13],
+        c.row_elements,
     )
     if row[14] > 0.0:
         routing = routing_skewed(tokens, row[4], experts, ep, row[14])

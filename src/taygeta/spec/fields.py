@@ -139,6 +139,7 @@ _CONSTANTS: tuple[tuple[str, Dimension, bool | None, str], ...] = (
     ("experts.launches", units.RATIO, False, "kernels of one expert layer"),
     ("experts.per_expert", units.SECONDS, False, "offsets and descriptors of each local expert"),
     ("experts.unpack", units.RATIO, True, "narrow weights that a core widens in a clock"),
+    ("experts.row_elements", units.RATIO, False, "what a permuted row costs beyond its elements, in elements"),
     ("collective.efficiency", units.RATIO, True, "share of link bandwidth that large messages sustain"),
     ("collective.start", units.RATIO, False, "launch and rendezvous of a library collective, in link latencies"),
     ("collective.blend", units.RATIO, False, "weight of the middle ground between latency and bandwidth"),
