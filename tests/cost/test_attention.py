@@ -51,6 +51,8 @@ IDEAL = AttentionConstants(
     spreads=0.0,
     convert_rate=1e12,
     merge=0.0,
+    decode_merge=0.0,
+    stream_start=0.0,
 )
 GPU = Hardware(
     132.0,
@@ -180,7 +182,7 @@ def test_tiles_go_over_the_cores_in_whole_waves() -> None:
 
 def test_idle_cores_share_a_context_and_merge_it_in_halves() -> None:
     hw = STILL._replace(hbm_bandwidth=1e30)
-    c = IDEAL._replace(merge=1e-9)
+    c = IDEAL._replace(decode_merge=1e-9)
     peak = 4e6  # 1e6 FLOP/s a core; a key of a tile of 8 rows costs 2 x 8 x 256 FLOP: 4.096 ms
     seconds, *_, fixed = call(hw, c, peak, context=1023.0)
     assert fixed == pytest.approx(1e-6 + 2e-9)  # 4 cores: 2 halvings
@@ -188,7 +190,7 @@ def test_idle_cores_share_a_context_and_merge_it_in_halves() -> None:
 
 
 def test_a_context_is_not_split_where_merging_costs_more() -> None:
-    fixed = call(STILL, IDEAL._replace(merge=1.0), 1e15, context=1023.0)[4]
+    fixed = call(STILL, IDEAL._replace(decode_merge=1.0), 1e15, context=1023.0)[4]
     assert fixed == pytest.approx(1e-6)
 
 
@@ -227,6 +229,15 @@ def test_a_cache_of_bytes_is_converted_at_its_own_rate() -> None:
     assert seconds == pytest.approx(1e-6 + 1024 * 256 / (10 * 1e9))
 
 
+def test_exponentials_wait_for_converted_values() -> None:
+    hw = STILL._replace(cores=1.0, hbm_bandwidth=1e30, exp_per_clock=16.0)
+    narrow = {"context": 1023.0, "kv_bytes": 256.0, "kv_element_bytes": 1.0}
+    seconds, *_ = call(hw, IDEAL._replace(convert_rate=10.0, convert_rows=64.0), 1e30, **narrow)
+    assert seconds == pytest.approx(1e-6 + 1024 * (256 / 10 + 64 / 16) / 1e9)
+    wide = call(hw, IDEAL._replace(convert_rows=64.0), 1e30, context=1023.0)
+    assert wide == call(hw, IDEAL, 1e30, context=1023.0)  # bf16 is not converted
+
+
 def test_writing_the_cache_reads_and_writes_new_keys_and_values() -> None:
     without = call(STILL, IDEAL, 1e30, new_tokens=256.0)
     with_write = call(STILL, IDEAL, 1e30, new_tokens=256.0, append=1.0)
@@ -244,9 +255,60 @@ def test_a_warm_cache_is_faster_only_while_it_fits() -> None:
     spills = {"sequences": 128.0, "context": 2047.0}
     assert call(GPU, TYPICAL, 989e12, warm=1.0, **fits)[0] < call(GPU, TYPICAL, 989e12, **fits)[0]
     assert call(GPU, TYPICAL, 989e12, warm=1.0, **spills) == call(GPU, TYPICAL, 989e12, **spills)
-    assert cached_share(25.0, 100.0) == 0.75
-    assert cached_share(200.0, 100.0) == 0.0
-    assert cached_share(1.0, 0.0) == 0.0
+    assert cached_share(25.0, 100.0, 0.0) == 0.75
+    assert cached_share(200.0, 100.0, 0.0) == 0.0
+    assert cached_share(1.0, 0.0, 0.0) == 0.0
+
+
+def test_a_cache_keeps_all_up_to_its_usable_share() -> None:
+    assert cached_share(80.0, 100.0, 0.8) == pytest.approx(1.0)
+    assert cached_share(90.0, 100.0, 0.8) == pytest.approx(0.5)
+    assert cached_share(99.0, 100.0, 1.0) == 1.0
+    assert cached_share(100.0, 100.0, 1.0) == 0.0
+
+
+def test_only_later_waves_overlap_with_memory() -> None:
+    """Memory takes 2.1 ms, a tile 1 ms: one wave adds its tile whole, of three the last two hide."""
+    slow = IDEAL._replace(decode_tile=1e-3, fill_keys=0.0, overlap=1000.0)
+    one = call(STILL, slow, 1e30, sequences=4.0, context=1023.0)[0]
+    assert one == pytest.approx(1e-6 + 1e-3 + 4 * (1024 * 512 + 8 * 256 * 2) / 1e9)
+    three = call(STILL, slow, 1e30, sequences=12.0, context=1023.0)[0]
+    assert three == pytest.approx(1e-6 + 1e-3 + 12 * (1024 * 512 + 8 * 256 * 2) / 1e9)
+
+
+def test_a_cold_stream_starts_late_and_a_warm_one_does_not() -> None:
+    hw = STILL._replace(cache_bytes=1e9)
+    late = IDEAL._replace(stream_start=1e-3, usable_cache=1.0)
+    assert call(hw, late, 1e30)[0] - call(hw, IDEAL, 1e30)[0] == pytest.approx(1e-3)
+    kept = IDEAL._replace(usable_cache=1.0)
+    assert call(hw, late, 1e30, warm=1.0)[0] == pytest.approx(call(hw, kept, 1e30, warm=1.0)[0])
+
+
+def test_a_merge_starts_once_however_often_it_halves() -> None:
+    peak, c = 4e6, IDEAL._replace(decode_merge=1e-9, merge_start=1e-5)
+    assert call(STILL, c, peak, context=1023.0)[4] == pytest.approx(1e-6 + 2e-9 + 1e-5)  # 4 parts
+    assert call(STILL, c._replace(most_splits=2.0), peak, context=1023.0)[4] == pytest.approx(1e-6 + 1e-9 + 1e-5)
+    assert call(STILL, c, peak, sequences=4.0, context=1023.0)[4] == pytest.approx(1e-6)  # no core is idle
+
+
+def test_a_scheduler_reads_the_length_of_each_sequence() -> None:
+    fixed = call(STILL, IDEAL._replace(sequence=1e-8), 1e30, sequences=64.0)[4]
+    assert fixed == pytest.approx(1e-6 + 64e-8)
+
+
+@pytest.mark.parametrize(("heads", "rows"), [(1.0, 8), (8.0, 8), (9.0, 16), (16.0, 16), (17.0, 64), (64.0, 64)])
+def test_narrow_tiles_take_8_or_16_query_rows_and_others_64(heads: float, rows: int) -> None:
+    hw = STILL._replace(hbm_bandwidth=1e30)
+    wide = call(hw, IDEAL._replace(row=1e-6), 1e30, heads=heads)[0]
+    assert wide == pytest.approx(1e-6 + (rows - 8) * 1e-6)
+
+
+def test_a_core_streams_no_faster_than_its_bytes_in_flight_allow() -> None:
+    hw, c = STILL._replace(cores=1.0, hbm_bandwidth=1e30), IDEAL._replace(core_stream=1e6, fill_keys=64.0)
+    seconds, *_ = call(hw, c, 1e30, context=1023.0)
+    assert seconds == pytest.approx(1e-6 + (1024 + 64) * 512 / 1e6)
+    prefill = call(hw, c, 1e30, new_tokens=1024.0)
+    assert prefill == call(hw, IDEAL, 1e30, new_tokens=1024.0)
 
 
 def test_preparation_scales_the_start_only() -> None:

@@ -216,4 +216,4 @@ def test_filters_that_errors_of_predictions_led_to_are_marked(perfect):
     systems = Systems()
     text = report(list(validate(perfect, systems)), systems)
     marked = {line.split("|")[2].strip() for line in text.splitlines() if "| residuals |" in line}
-    assert marked == {"bimodal decode", "bimodal long decode", "other clock", "borrowed tuning"}
+    assert marked == {"bimodal decode", "bimodal long decode", "other clock"}

@@ -33,11 +33,15 @@ DECODE_TOKENS = 8.0
 DECODE_ROWS = 64.0
 """Query rows of a decode tile: the rows of a warpgroup's multiply, as in FlashAttention-3 and FlashMLA."""
 
+NARROW_ROWS = (8.0, 16.0)
+"""Query rows of a decode tile where few queries share a key: widths of a multiply with its operands swapped, as in
+trtllm-gen. More rows than these fill a tile of DECODE_ROWS."""
+
 KEY_BLOCK = 64.0
 """Keys that a decode tile loads at a time, the page of FlashMLA; windows and splits round up to it."""
 
 STREAM_OVERLAP = 8.0
-"""Norm that joins the walk over keys with the memory that feeds it: nearly the larger of the two alone."""
+"""Norm that joins a prefill's walk over keys with memory, and a decode's conversions: nearly the larger alone."""
 
 
 class AttentionConstants(NamedTuple):
@@ -52,12 +56,21 @@ class AttentionConstants(NamedTuple):
     prefill_tile: float  # s that a prefill tile takes beyond its keys; 0.3 to 4 us
     stream_efficiency: float  # share of main-memory bandwidth that a walk over keys reaches; 0.7 to 0.95
     tensor_efficiency: float  # share of the peak at which the two multiplies run alone; 0.5 to 0.95
-    overlap: float  # norm that joins decode tiles' own cost with the walk: 1 serial .. 10 the larger alone
+    overlap: float  # norm that joins the cores' waves of decode tiles with memory: 1 serial .. 10 the larger alone
     query_rows: float  # query rows of a prefill tile: 128; 256 where two tiles take turns on one core
     packs: float  # 1.0: short prefill tiles hold several heads of a group, 0.0: one head each
     spreads: float  # 1.0: long prefills too spread the keys of a tile over idle cores, 0.0: short ones only
     convert_rate: float  # 8-bit cached elements that a core can hand to its multiplies in a clock; 8 to 1000
-    merge: float = 8e-7  # s to merge two halves of a split context, once per doubling; 0.3 to 2 us
+    merge: float = 8e-7  # s to merge two halves of a context that a prefill splits, once per doubling; 0.3 to 2 us
+    decode_merge: float = 8e-7  # the same of a decode; 0.1 to 5 us
+    merge_start: float = 0.0  # s of any merge of a decode: 0 where the last tile merges, near a launch for a kernel
+    convert_rows: float = 0.0  # query rows whose exponentials wait for converted values of their key; 0, 64 or 128
+    most_splits: float = math.inf  # parts that a context is cut into at most; 16 to inf
+    sequence: float = 0.0  # s for each sequence of a decode, whose lengths a scheduler on the chip reads; 0 to 20 ns
+    row: float = 0.0  # s of a decode tile for each query row beyond the narrowest tile's; 0 to 40 ns
+    usable_cache: float = 0.0  # share of the shared cache that keeps all of what is walked over again; 0 to 1
+    stream_start: float = 1.5e-6  # s until main memory streams at full rate to all cores; 0 to 3 us
+    core_stream: float = math.inf  # B/s that one core streams, by its bytes in flight over the latency of memory
     fill_keys: float = 180.0  # keys that a decode tile loads with nothing to overlap with; 64 to 256
     exposed: float = 0.6  # share of reading queries and writing outputs that overlaps with nothing; 0 to 1
     narrowing: float = 1.0  # work to make a score an 8-bit operand, in exponentials; 0.2 to 1.5
@@ -95,15 +108,17 @@ def attention_flop(pairs: float, heads: float, qk_dim: float, v_dim: float) -> f
     return 2.0 * pairs * heads * (qk_dim + v_dim)
 
 
-def cached_share(footprint: float, cache_bytes: float) -> float:
+def cached_share(footprint: float, cache_bytes: float, usable: float) -> float:
     """Share of a footprint that the shared cache still holds when the same bytes are walked over again.
 
-    It falls in a line from all to none at the size of the cache, as under pseudo-random replacement; measured
-    decode calls that repeat over one KV cache follow it. Under an exact LRU it would drop at once.
+    All of it up to the usable share of the cache, from there it falls in a line to none at the cache's size, as
+    under pseudo-random replacement; measured decode calls that repeat over one KV cache follow it. usable is that of
+    matrix multiply: nearly 1 where the cache is one partition, less where two mirror each other. Under an exact LRU
+    the share would drop at once.
     """
-    if cache_bytes <= 0.0:
+    if cache_bytes <= 0.0 or footprint >= cache_bytes:
         return 0.0
-    return max(0.0, 1.0 - footprint / cache_bytes)
+    return min(1.0, (1.0 - footprint / cache_bytes) / (1.0 - usable)) if usable < 1.0 else 1.0
 
 
 def combine(
@@ -176,38 +191,56 @@ def attention(
     uniform = new_tokens <= rows
     tiles = sequences * kv_heads * math.ceil(heads / kv_heads / together) * math.ceil(new_tokens / rows)
     multiplied = math.ceil(tokens * together / hw.tile_rows) * hw.tile_rows
+    load = kv_bytes / (min(hw.core_port * hw.clock, c.core_stream) if decode else hw.core_port * hw.clock)
+    compute, key = _key_seconds(multiplied, width, load, peak, narrow, hw, c)
     converted = kv_bytes / kv_element_bytes if decode and kv_element_bytes < 2.0 else 0.0
-    compute, load, key = _key_seconds(multiplied, width, kv_bytes, converted, peak, narrow, hw, c)
+    convert = converted / (c.convert_rate * hw.clock)
+    if converted > 0.0:
+        convert += c.convert_rows / (hw.exp_per_clock * hw.clock)
 
-    split = 1.0
+    split, merge = 1.0, c.decode_merge if decode else c.merge
     if decode or uniform or c.spreads > 0.0:  # over idle cores, while a shorter walk pays for its merge
-        pays = keys * key * math.log(2.0) / c.merge if c.merge > 0.0 else math.inf
-        split = math.floor(max(1.0, min(hw.cores / tiles, keys / KEY_BLOCK, pays)))
+        pays = keys * max(key, convert) * math.log(2.0) / merge if merge > 0.0 else math.inf
+        split = math.floor(max(1.0, min(hw.cores / tiles, keys / KEY_BLOCK, pays, c.most_splits)))
     walked = keys if split == 1.0 else math.ceil(keys / split / KEY_BLOCK) * KEY_BLOCK
 
     # Equal tiles leave a last wave part empty; causal tiles differ, and short ones fill the gaps of the long.
     filled = tiles * split / hw.cores
     waves = max(1.0, math.ceil(filled) if uniform else filled)
     walk = max(waves * walked, longest / split) * key
-    own = waves * (c.decode_tile + c.fill_keys * load if decode else c.prefill_tile)
+    own = _own_seconds(decode, tokens * together, load, c)
 
     kv = sequences * kv_heads * reach * kv_bytes
     io = sequences * new_tokens * heads * width * io_bytes
     written = 2.0 * append * sequences * kv_heads * new_tokens * kv_bytes  # read here, written there
-    cold = 1.0 - warm * cached_share(kv + io + written, hw.cache_bytes)
+    cold = 1.0 - warm * cached_share(kv + io + written, hw.cache_bytes, c.usable_cache if decode else 0.0)
     second = cold / (hw.hbm_bandwidth * c.stream_efficiency)
     exposed, memory = (c.exposed * io + written) * second, (kv + (1.0 - c.exposed) * io) * second
     shared = 0.0
     if hw.cache_bandwidth > 0.0:
         traffic = tiles * split * walked * kv_bytes * (1.0 if decode else hw.multicast) + io
         shared = traffic / (hw.cache_bandwidth * c.cache_efficiency)
-    if decode:
-        body = _overlap(_overlap(max(memory, shared), walk, STREAM_OVERLAP), own, c.overlap)
+    if decode:  # the first tiles start on nothing; later ones while memory streams for others
+        later = (waves - 1.0) * own
+        streamed = _overlap(max(memory, shared), walk + later, c.overlap)
+        if convert > 0.0:
+            streamed = _overlap(streamed, waves * walked * convert + later, STREAM_OVERLAP)
+        body = own + c.stream_start * cold + streamed
+        fixed = hw.launch + preparation * c.decode_start + c.sequence * sequences
     else:
-        body = _overlap(max(memory, shared), walk + own, STREAM_OVERLAP)
-    start = c.decode_start if decode else c.prefill_start
-    fixed = hw.launch + preparation * start + c.merge * math.log2(split)
-    return fixed + exposed + body, waves * walked * compute, exposed + memory, max(shared, walk + own), fixed
+        body = _overlap(max(memory, shared), walk + waves * own, STREAM_OVERLAP)
+        fixed = hw.launch + preparation * c.prefill_start
+    fixed += merge * math.log2(split) + (c.merge_start if decode and split > 1.0 else 0.0)
+    return fixed + exposed + body, waves * walked * compute, exposed + memory, max(shared, walk + waves * own), fixed
+
+
+def _own_seconds(decode: bool, queries: float, load: float, c: AttentionConstants) -> float:
+    """Return what a tile of so many query rows takes beyond its keys."""
+    if not decode:
+        return c.prefill_tile
+    first, second = NARROW_ROWS
+    rows = first if queries <= first else second if queries <= second else DECODE_ROWS
+    return c.decode_tile + c.row * (rows - first) + c.fill_keys * load
 
 
 def _tile(
@@ -247,20 +280,17 @@ def _keys(
 def _key_seconds(
     rows: float,
     width: float,
-    kv_bytes: float,
-    converted: float,
+    load: float,
     peak: float,
     narrow: float,
     hw: Hardware,
     c: AttentionConstants,
-) -> tuple[float, float, float]:
-    """Return the seconds that a key costs a tile: in multiplies and exponentials, in loads, and in all."""
+) -> tuple[float, float]:
+    """Return the seconds that a key costs a tile, whose load takes some: in multiplies and exponentials, and in all."""
     multiply = 2.0 * rows * width * hw.cores / (peak * c.tensor_efficiency)
     exponentials = rows * (1.0 + c.narrowing * narrow) / (hw.exp_per_clock * hw.clock)
-    load = kv_bytes / (hw.core_port * hw.clock)
     compute = _overlap(multiply, exponentials, c.softmax_overlap)
-    key = _overlap(compute, load, c.softmax_overlap)
-    return compute, load, max(key, converted / (c.convert_rate * hw.clock))
+    return compute, _overlap(compute, load, c.softmax_overlap)
 
 
 def _overlap(a: float, b: float, p: float) -> float:

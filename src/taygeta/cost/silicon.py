@@ -41,13 +41,18 @@ def silicon(chip: Chip, engine: Engine | None = None) -> Silicon:
         matmul=constants(MatmulConstants, "matmul", chip, core_port=core_port(chip, "matmul.")),
         quantise=constants(QuantiseConstants, "quantise", chip),
         vector=constants(VectorConstants, "vector", chip),
-        attention=constants(AttentionConstants, "attention", chip),
+        attention=constants(AttentionConstants, "attention", chip, usable_cache=_usable_cache(chip)),
         scan=constants(ScanConstants, "scan", chip),
         experts=constants(ExpertsConstants, "experts", chip),
         collective=collective_constants(chip, engine),
         link=link_of(chip.link),
         network=link_of(chip.network),
     )
+
+
+def _usable_cache(chip: Chip) -> float:
+    """Return the share of the cache that attention can count on: its own, else that of matrix multiply, else 0."""
+    return chip.constants.get("attention.usable_cache", chip.constants.get("matmul.usable_cache", 0.0))
 
 
 def hardware(chip: Chip) -> Hardware:

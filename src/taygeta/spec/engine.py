@@ -6,7 +6,7 @@ One set of numbers for each framework (data/engines/*.toml), each with its sourc
 from __future__ import annotations
 
 import tomllib
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -18,6 +18,8 @@ from taygeta.base.errors import InputError, UnknownNameError
 
 MEMORIES = ("total", "static", "free")
 POLICIES = ("mixed", "prefill_first", "decode_first")
+MAX_BYTES = 1 << 20  # of a user's own file
+_SETTABLE = {"sglang": ("prefill_first", "mixed")}
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,11 @@ class Engine:
         """Whether chunks of prompts ride on decode steps."""
         return self.policy == "mixed"
 
+    @property
+    def framework(self) -> str:
+        """The engine of the catalogue that this one is, or is made from."""
+        return self.name.partition("@")[0].partition(":")[0]
+
 
 _DIMENSIONS = {
     "memory_fraction": units.RATIO,
@@ -117,10 +124,14 @@ def engine_names() -> tuple[str, ...]:
 
 
 def engine(name: str) -> Engine:
-    """Return an engine by name, such as "vllm", or as a public benchmark runs it, such as "vllm@inferencex".
+    """Return an engine by name, such as "vllm", or as a public benchmark runs it, such as "vllm@inferencex", or from a
+    user's own .toml file: `base = "vllm"` and the fields that differ, each as { value = ..., source = "..." }.
 
-    Raises UnknownNameError, or InputError for a benchmark that the engine's file does not have.
+    Raises UnknownNameError, or InputError for a benchmark that the engine's file does not have, or for a file that
+    cannot be used.
     """
+    if name.endswith(".toml"):
+        return _read_own(Path(name))
     files = _files()
     plain, _, benchmark = name.lower().partition("@")
     if plain not in files:
@@ -160,6 +171,42 @@ def _read(path: Path, benchmark: str = "") -> Engine:
         sources.append(f"{key}: {item['source']}")
     name = f"{path.stem}@{benchmark}" if benchmark else path.stem
     return Engine(name=name, sources=tuple(sorted(sources)), **values)
+
+
+def _read_own(path: Path) -> Engine:
+    """Return the engine of a user's file: one of the catalogue with some fields of its own."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise InputError(f"{path} is larger than {MAX_BYTES >> 20} MiB: it is no engine.")
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{path} is not TOML: {error}.") from None
+    base = document.pop("base", None)
+    if not isinstance(base, str) or base.endswith(".toml"):
+        raise InputError(f"{path}: base must name the engine that it differs from: {', '.join(engine_names())}.")
+    found = engine(base)
+    values: dict[str, Any] = {}
+    sources = {source.partition(":")[0]: source for source in found.sources}
+    for key, item in document.items():
+        if key not in _TYPES or key in ("name", "sources"):
+            raise InputError(f"{path}: an engine has no field {key!r}; fields are {', '.join(sorted(sources))}.")
+        if not isinstance(item, dict) or set(item) != {"value", "source"} or not isinstance(item["source"], str):
+            raise InputError(f"{path}: {key} must be {{ value = ..., source = \"...\" }}, not {str(item)[:80]!r}.")
+        values[key] = checked(key, item["value"], f"{path}: {key}")
+        sources[key] = f"{key}: {item['source']}"
+    own = f"{found.name}:{path.stem}"
+    return replace(found, **values, name=own, sources=tuple(sorted(sources.values())))
+
+
+def policies(found: Engine) -> tuple[str, ...]:
+    """Return the scheduling policies that an engine can be set to, its own among them.
+
+    SGLang runs prompts first, or mixes them into decode steps with --enable-mixed-chunk; vLLM's V1 scheduler and
+    TensorRT-LLM's executor always mix.
+    """
+    return tuple(dict.fromkeys((found.policy, *_SETTABLE.get(found.framework, ()))))
 
 
 def checked(key: str, value: Any, where: str) -> Any:

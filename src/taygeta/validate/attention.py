@@ -4,18 +4,29 @@ cache is warm.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from taygeta.base.errors import InputError
-from taygeta.cost.attention import DECODE_TOKENS, attention_flop
+from taygeta.cost.attention import DECODE_TOKENS, KEY_BLOCK, attention_flop
 from taygeta.cost.step import Silicon
 from taygeta.cost.surface import attentions
 from taygeta.spec.chip import Chip
 from taygeta.validate.answers import Answers, column, groups
 from taygeta.validate.formats import element_bytes, stored
-from taygeta.validate.libraries import attention_kernel, attention_start
+from taygeta.validate.libraries import (
+    COPIES,
+    attention_kernel,
+    attention_start,
+    convert_tiles,
+    most_splits,
+    padding,
+    plans_whole_context,
+    swaps,
+    wide_convert,
+)
 from taygeta.validate.systems import Systems
 
 if TYPE_CHECKING:
@@ -24,6 +35,8 @@ if TYPE_CHECKING:
 IO_BYTES = 2.0  # queries and outputs are bf16
 # A replay of one call: what it walked over before is warm, and all of the start shows.
 WARM, PREPARATION = 1.0, 1.0
+NEVER = 1.0  # s for a merge that never pays
+WIDE = 128.0  # elements of a head that decode kernels are made for
 # How often a measured prefill reads and writes the bytes of its new keys and values, told from rows of equal
 # queries and different KV heads: some vLLM releases measure the bare kernel, others a scatter that takes 2.3
 # times as long where cores share tiles.
@@ -33,14 +46,18 @@ BARE_VERSIONS, SCATTER_VERSIONS, SCATTER = ("0.18.0", "0.19.0", "0.22.0"), ("0.1
 def answer(frame: polars.DataFrame, systems: Systems) -> Answers:
     """Return predictions of every row of a table of attention, prefill or decode."""
     out = Answers.empty(frame.height)
-    shapes, appended, starts = shapes_of(frame), appends(frame), starts_of(frame)
+    shapes, appended, decode = shapes_of(frame), appends(frame), "kv_len" in frame.columns
     names = ("gpu", "kv_dtype", "compute_dtype", "framework", "version", "kernel")
-    for (gpu, kv, compute, *release), index in groups(frame, *names):
+    for (gpu, kv, compute, framework, version, kernel), index in _kinds(groups(frame, *names), shapes):
         try:
             system, cached, multiplied = systems.get(gpu), stored(kv).weights, stored(compute).weights
-            silicons = tuple(served_by(s, *release) for s in system.silicons)
-            rows = arguments(shapes[index], element_bytes(cached), appended[index], starts[index])
-            runs = [walk(rows, chip, s, multiplied) for chip, s in zip(system.chips, silicons, strict=True)]
+            silicons = tuple(served_by(s, framework, version, kernel, shapes[index[0]]) for s in system.silicons)
+            rows = arguments(shapes[index], element_bytes(cached), appended[index])
+            starts = [starts_on(s, framework, version, kernel, kv, shapes[index], decode) for s in silicons]
+            runs = [
+                walk(rows, chip, s, multiplied, start)
+                for chip, s, start in zip(system.chips, silicons, starts, strict=True)
+            ]
         except InputError as error:
             out.refuse(index, str(error))
             continue
@@ -51,20 +68,75 @@ def answer(frame: polars.DataFrame, systems: Systems) -> Answers:
     return out
 
 
-def served_by(s: Silicon, framework: str, version: str, kernel: str) -> Silicon:
-    """Return what kernels know of a chip with the constants of a release's own attention kernel."""
+def _kinds(
+    found: Iterator[tuple[tuple[str, ...], np.ndarray]], shapes: np.ndarray
+) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
+    """Yield groups of rows that one set of constants serves: apart by what `served_by` asks of a shape."""
+    for key, index in found:
+        kind = np.column_stack([_single(shapes[index]), shapes[index, 6]])
+        for one in np.unique(kind, axis=0):
+            yield key, index[(kind == one).all(axis=1)]
+
+
+def _single(shapes: np.ndarray) -> np.ndarray:
+    """Return where each query head has keys of its own."""
+    return shapes[..., 4] == shapes[..., 5]
+
+
+def served_by(s: Silicon, framework: str, version: str, kernel: str, shape: np.ndarray) -> Silicon:
+    """Return what kernels know of a chip with the constants of a release's own attention kernel.
+
+    shape: a row of `shapes_of`. Only whether each query head has keys of its own, and the head dimension, matter.
+    """
     found, c = attention_kernel(framework, version, kernel, s.hw.multicast), s.attention
     if found is None:
-        return s
+        never = bool(_single(shape)) and swaps(framework, kernel, s.hw.multicast)
+        wide = wide_convert(framework, s.hw.multicast) if shape[6] > WIDE else 1.0
+        return s._replace(
+            attention=c._replace(
+                decode_start=c.decode_start + padding(framework, kernel, shape[6]),
+                decode_merge=NEVER if never else c.decode_merge,
+                convert_rate=c.convert_rate * wide,
+                convert_rows=c.convert_rows * convert_tiles(framework, version, kernel),
+                most_splits=min(c.most_splits, most_splits(framework, version)),
+            )
+        )
     return s._replace(
         attention=c._replace(
             packs=1.0,
             prefill_tile=0.0,
             tensor_efficiency=min(found.tensor * c.tensor_efficiency, 1.0),
             prefill_start=max(c.prefill_start + found.prefill_start, 0.0),
+            decode_tile=0.0,
             decode_start=max(c.decode_start + found.decode_start, 0.0),
+            fill_keys=KEY_BLOCK,
+            core_stream=found.core_stream,
         )
     )
+
+
+def starts_on(
+    s: Silicon, framework: str, version: str, kernel: str, kv: str, shapes: np.ndarray, decode: bool
+) -> np.ndarray:
+    """Return the seconds that each row takes to start beyond the constants of `served_by`: by the release, and of
+    decodes by how its kernel plans and copies.
+    """
+    sequences, new, context, window, heads, kv_heads, dim = shapes.T
+    found = attention_kernel(framework, version, kernel, s.hw.multicast)
+    if found is None or not decode:
+        out = np.full(len(shapes), attention_start(framework, version, kernel, kv, decode))
+    else:
+        out = np.full(len(shapes), found.fp8_start if kv == "fp8" else 0.0)
+    if not decode:
+        return out
+    if s.hw.multicast >= 1.0:  # the chip's start holds the copies of FlashAttention-2
+        copied = (heads > kv_heads) & (sequences > 1.0) & (kv_heads > 1.0)
+        return out - np.where(copied & swaps(framework, kernel, s.hw.multicast), 0.0, COPIES * s.hw.launch)
+    if plans_whole_context(framework, kernel, s.hw.multicast):
+        # Of wider heads, what the window leaves pays for a split as it is.
+        cut = (window > 0.0) & (window < context + new) & (dim < WIDE)
+        out += np.where(cut, s.attention.merge_start + s.attention.decode_tile, 0.0)
+    return out
 
 
 def shapes_of(frame: polars.DataFrame) -> np.ndarray:
@@ -91,18 +163,16 @@ def appends(frame: polars.DataFrame) -> np.ndarray:
 
 
 def starts_of(frame: polars.DataFrame) -> np.ndarray:
-    """Return the seconds that each row's release takes to start beyond the chip's constants."""
+    """Return the seconds that each row's release takes to start beyond the constants of a chip that it is to fit."""
     decode, out = "kv_len" in frame.columns, np.zeros(frame.height)
-    for (framework, version, kv), index in groups(frame, "framework", "version", "kv_dtype"):
-        out[index] = attention_start(framework, version, kv, decode)
+    for (framework, version, kernel, kv), index in groups(frame, "framework", "version", "kernel", "kv_dtype"):
+        out[index] = attention_start(framework, version, kernel, kv, decode)
     return out
 
 
-def arguments(shapes: np.ndarray, element: float, appended: np.ndarray, starts: np.ndarray) -> np.ndarray:
+def arguments(shapes: np.ndarray, element: float, appended: np.ndarray) -> np.ndarray:
     """Return rows of loop_attention as far as the chip does not matter: `walk` fills in peak, narrow and
     preparation.
-
-    In place of the preparation stand the seconds of `starts_of`.
     """
     dim = np.maximum(shapes[:, 6], 1.0)
     sizes = np.maximum(shapes[:, [0, 1, 4, 5]], 1.0)
@@ -118,21 +188,24 @@ def arguments(shapes: np.ndarray, element: float, appended: np.ndarray, starts: 
                 0.0 * same,
                 WARM * same,
                 appended,
-                starts,
+                0.0 * same,
             ),
         ]
     )
 
 
-def walk(rows: np.ndarray, chip: Chip, s: Silicon, multiplied: str) -> np.ndarray:
-    """Return times and parts of rows of `arguments` on a chip that multiplies in the format `multiplied`."""
+def walk(rows: np.ndarray, chip: Chip, s: Silicon, multiplied: str, starts: np.ndarray) -> np.ndarray:
+    """Return times and parts of rows of `arguments` on a chip that multiplies in the format `multiplied`.
+
+    starts: seconds that each row takes to start beyond the chip's constants.
+    """
     mode = chip.mode(multiplied, multiplied)
     filled = rows.copy()
     filled[:, 11], filled[:, 12] = chip.peaks[mode], float(mode == "fp8")
     if s.hw.multicast >= 1.0:  # cores of their own scatter as fast as they copy
         filled[:, 14] = np.minimum(filled[:, 14], 1.0)
     start = np.where(rows[:, 1] <= DECODE_TOKENS, s.attention.decode_start, s.attention.prefill_start)
-    filled[:, 15] = np.maximum(PREPARATION + rows[:, 15] / np.maximum(start, 1e-9), 0.0)
+    filled[:, 15] = np.maximum(PREPARATION + starts / np.maximum(start, 1e-9), 0.0)
     return attentions(filled, s.hw, s.attention)
 
 

@@ -15,7 +15,7 @@ from taygeta.base import units
 from taygeta.base.errors import InputError, require
 from taygeta.spec.catalog import sheet
 from taygeta.spec.fields import FIELDS
-from taygeta.validate import comm, moe, quirks
+from taygeta.validate import comm, quirks
 from taygeta.validate.fit import LINK_LATENCY, Fit, fit, with_constants
 from taygeta.validate.fit_kernels import problems
 from taygeta.validate.run import answer_frame
@@ -66,8 +66,6 @@ def _rows(
 ) -> polars.DataFrame:
     """Return the rows of the chip that no filter leaves out, of one framework."""
     pl = require("polars", "tables", "Calibration")
-    if table.name == "moe":
-        frame = frame.with_columns(pl.Series("borrowed", moe.borrowed(frame)))
     mine = [name for name in frame[table.chip].unique().to_list() if _same(systems, name, system)]
     frame = frame.filter(pl.col(table.chip).is_in(mine))
     if frame.height == 0:

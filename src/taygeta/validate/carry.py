@@ -8,6 +8,7 @@ layers in the units they have. What hangs on the chip's other numbers is carried
 - the port of a multiply, as a share of a core's part of the bandwidth of the memory that cores share;
 - the sustained share of peak, as the energy of a FLOP. Voltage rises with the clock, and energy with it; a
   generation of process and tensor unit saves GENERATION_GAIN. The power budget then says what is sustained;
+- what is one library's way of decoding stays behind where families differ: shared defaults stand for it;
 - a launch shortens from one generation to the next as it did among the measured chips, and with it the time
   that a tile of attention takes beyond its keys.
 
@@ -33,7 +34,17 @@ from taygeta.spec.chip import Chip
 STATIC_SHARE = 0.25  # of a power budget, for memory, leakage and links; assumed, 0.15 to 0.35
 GENERATION_GAIN = 0.7  # energy of a FLOP over that of a generation earlier; assumed, 0.6 to 0.85
 SUSTAINED_LIMIT = 0.82  # share of peak where power does not limit; assumed, 0.8 to 0.93
-LATENCIES = ("attention.decode_tile", "attention.prefill_tile")  # start and drain of a block, as in a launch
+# Start and drain of a block, and the pass that merges blocks: latencies as of a launch.
+LATENCIES = ("attention.decode_tile", "attention.prefill_tile", "attention.decode_merge")
+# What one library's decode kernel does and another's may not: a merge in a kernel of its own, a scheduler that reads
+# lengths, limits of a plan. A chip of another family runs another library and gets what all chips share.
+OF_LIBRARIES = (
+    "attention.merge_start",
+    "attention.sequence",
+    "attention.row",
+    "attention.most_splits",
+    "attention.convert_rows",
+)
 WIDE = "bf16"  # the mode whose sustained share the power budget is held against
 
 
@@ -52,9 +63,11 @@ def carried(target: Chip, sources: Sequence[Chip]) -> Chip:
         found = {**_own(source), **_scaled(target, source)}
         formats |= {path: value for path, value in found.items() if _format(path)}
     shorter = launch_gain(sources) ** (generation(target) - generation(first))
-    times = {path: first.constants[path] * shorter for path in ("launch", *LATENCIES)}
+    times = {path: first.constants[path] * shorter for path in ("launch", *LATENCIES) if path in first.constants}
     kind = {"multicast": target.constants["multicast"]}
     constants = {**formats, **_own(first), **_scaled(target, first), **times, **kind}
+    if target.family != first.family:
+        constants = {path: value for path, value in constants.items() if path not in OF_LIBRARIES}
     return replace(target, constants=MappingProxyType(constants))
 
 

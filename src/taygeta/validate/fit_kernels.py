@@ -153,7 +153,7 @@ def _attention(
     for (kv, compute), index in groups(frame, "kv_dtype", "compute_dtype"):
         element, multiplied = element_bytes(stored(kv).weights), stored(compute).weights
         parts.append(
-            (index, attention.arguments(shapes[index], element, appended[index], starts[index]), multiplied)
+            (index, attention.arguments(shapes[index], element, appended[index]), multiplied)
         )
     which, place = np.zeros(frame.height, dtype=int), np.zeros(frame.height, dtype=int)
     for n, (index, _, _) in enumerate(parts):
@@ -163,7 +163,8 @@ def _attention(
         s, out = silicon(chip), np.empty(len(index))
         for n, (_, rows, multiplied) in enumerate(parts):
             mine = which[index] == n
-            out[mine] = attention.walk(rows[place[index[mine]]], chip, s, multiplied)[:, 0]
+            some = index[mine]
+            out[mine] = attention.walk(rows[place[some]], chip, s, multiplied, starts[some])[:, 0]
         return out
 
     what = "prefill" if "isl" in frame.columns else "decode"

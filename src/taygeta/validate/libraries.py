@@ -130,50 +130,72 @@ def experts_library(framework: str, kernel: str, found: Stored, version: str = "
 # What a release takes to start an attention call beyond what the chip's constants say, s; and more of it
 # where the cache is fp8, whose queries are quantised in a kernel of their own. Medians over the chips that
 # each release was measured on (attention_decode and attention_prefill; the release and not the chip sets
-# them: vLLM 0.22 is 2 to 3 us faster on L40S, H200 and B200 alike).
-_DECODE_START = {
-    ("trtllm", "1.3.0rc20"): 1.5e-6,
-    ("vllm", "0.18.0"): -1e-6,
-    ("vllm", "0.19.0"): -2e-6,
-    ("vllm", "0.22.0"): -2.5e-6,
-}
+# them: vLLM 0.22 is 3 us faster than 0.24 on H200 and B200 alike).
+_DECODE_START: tuple[tuple[str, str, str, float, float], ...] = (
+    # framework, version, kernel, s, more with a cache of fp8
+    ("vllm", "0.14.0", "vllm_flashinfer", 0.0, 2e-6),
+    ("vllm", "0.14.0", "vllm_flash_attn", 0.0, 0.6e-6),
+    ("vllm", "0.18.0", ".*", -2.3e-6, 0.0),
+    ("vllm", "0.19.0", ".*", -2.2e-6, 0.0),
+    ("vllm", "0.22.0", ".*", -3e-6, 0.0),
+    ("vllm", "0.24.0", "vllm_flashinfer_fidecode", 0.0, 2.4e-6),
+    ("vllm", "0.24.0", "vllm_flash_attn_fa3", 0.0, 1.3e-6),
+    ("vllm", "0.24.0", ".*", 0.0, 0.8e-6),
+    ("sglang", "0.5.9", "flash_attention", 0.5e-6, 1e-6),  # FlashAttention-3; where it is FlashInfer, see _PACKED
+    ("sglang", "0.5.10", "flash_attention", -1.7e-6, 0.0),
+    ("sglang", "0.5.9|0.5.10", "trtllm_mha", -0.7e-6, 0.4e-6),
+    ("sglang", "0.5.14", "fa3", -1.7e-6, 3e-6),
+    ("sglang", "0.5.14", "trtllm_mha", -0.3e-6, 7.9e-6),
+    ("sglang", "0.5.14", "flashinfer", -0.5e-6, 4.5e-6),
+    ("trtllm", "1.3.0rc20", "torch_flow", 2.1e-6, 0.4e-6),
+    ("trtllm", "1.3.0rc20", "torch_flow_flashinfer", -1e-6, 4.9e-6),
+)
 _PREFILL_START = {
     ("vllm", "0.18.0"): -1e-6,
     ("vllm", "0.19.0"): -1.5e-6,
     ("vllm", "0.22.0"): -2e-6,
     ("vllm", "0.24.0"): 1.5e-6,
 }
-_FP8_START = {("vllm", "0.24.0"): 2e-6, ("sglang", "0.5.14"): 2.5e-6}
+_FP8_PREFILL_START = {("vllm", "0.24.0"): 2e-6, ("sglang", "0.5.14"): 2.5e-6}
 
 
-def attention_start(framework: str, version: str, kv_dtype: str, decode: bool) -> float:
+def attention_start(framework: str, version: str, kernel: str, kv_dtype: str, decode: bool) -> float:
     """Return the seconds that a release's attention call takes to start beyond the chip's constants; may be
     negative.
     """
-    release = (framework, version)
-    more = _FP8_START.get(release, 0.0) if kv_dtype == "fp8" else 0.0
-    return (_DECODE_START if decode else _PREFILL_START).get(release, 0.0) + more
+    release, narrow = (framework, version), kv_dtype == "fp8"
+    if not decode:
+        return _PREFILL_START.get(release, 0.0) + (_FP8_PREFILL_START.get(release, 0.0) if narrow else 0.0)
+    for name, versions, kernels, start, more in _DECODE_START:
+        if name == framework and re.fullmatch(versions, version) and re.fullmatch(kernels, kernel):
+            return start + (more if narrow else 0.0)
+    return 0.0
 
 
 @dataclass(frozen=True)
 class AttentionKernel:
     """An attention kernel that a chip's constants do not stand for. tensor: its share of peak over the chip's.
 
-    Prefill packs the heads of a group and has no cost of a tile's own; starts are s beyond the chip's.
+    Prefill packs the heads of a group; tiles of prefill and decode have no cost of their own but that decode loads one
+    block of keys ahead. Starts are s beyond the chip's, fp8_start what a decode takes more with a cache of fp8;
+    core_stream: B/s that one core streams in decode.
     """
 
     tensor: float
     prefill_start: float
     decode_start: float = 0.0
+    fp8_start: float = 0.0
+    core_stream: float = math.inf
 
 
 # SGLang runs FlashInfer on chips whose cores stand alone: its persistent prefill packs the query heads of a group
 # (arXiv 2501.01005), where those chips' constants stand for the FlashAttention-2 of vLLM, which does not. Fitted on
 # the prefill rows of A100 and L40S together (0.5.9, 0.5.10: 1,197 rows, A100 9/6 %, L40S 16/9 %) and on those of
-# L40S (0.5.14: 707 rows, 29/15 %; decode start 884 rows), whose calls plan ahead of what is timed.
+# L40S (0.5.14: 707 rows, 29/15 %), whose calls plan ahead of what is timed. A core of the older kernel streams 15 GB/s
+# in decode, which only A100 notices, whose memory would give each core 19.
 _PACKED = (
-    ("0.5.9|0.5.10", "flash_attention", AttentionKernel(1.16, 3.4e-6)),
-    ("0.5.14", "flashinfer", AttentionKernel(1.03, -2.4e-6, -5.4e-6)),
+    ("0.5.9|0.5.10", "flash_attention", AttentionKernel(1.16, 3.4e-6, 1.1e-6, core_stream=15e9)),
+    ("0.5.14", "flashinfer", AttentionKernel(1.03, -2.4e-6, fp8_start=4.5e-6)),
 )
 
 
@@ -188,6 +210,60 @@ def attention_kernel(framework: str, version: str, kernel: str, multicast: float
         if re.fullmatch(versions, version) and re.fullmatch(kernels, kernel):
             return found
     return None
+
+
+# FlashAttention-2 as vLLM calls it (vllm-project/flash-attention, mha_varlen_fwd), on chips whose cores stand alone:
+# queries of a group are swapped into rows of one sequence, which copies queries and outputs where more than one
+# sequence and more than one group need it, and only swapped queries are split over a context. A copy is a launch:
+# fitted 3.1 us on A100 (launch 3.4) and 1.9 us on L40S (1.9).
+COPIES = 2.0
+
+
+def swaps(framework: str, kernel: str, multicast: float) -> bool:
+    """Return whether a decode kernel is the FlashAttention-2 of vLLM, which swaps and copies the queries of a group."""
+    return framework == "vllm" and multicast >= 1.0 and "flash_attn" in kernel
+
+
+# FlashAttention-3 hands cached 8-bit values over through registers: as vLLM builds it, those of heads wider than 128
+# elements at half the rate; in SGLang 0.5.14 tiles have 128 query rows instead of 64, whose exponentials wait as long
+# again. Elements a clock and core at 64, 128, 192 and 256 elements of a head, on H100 and H200 alike: vLLM 11, 13, 7.8
+# and 6.6, SGLang 8, 10, 12 and 12.
+WIDE_CONVERT = 0.45
+_TALL_TILES = ("sglang", "0.5.14", "fa3")
+# SGLang 0.5.14's FlashAttention-3 takes 6 us more at every batch and context where heads have 192 elements (keys of 192
+# beside values of 128), on H100 and H200 alike; vLLM's does not.
+PADDED_HEADS, PADDING = 192.0, 6e-6
+
+
+def wide_convert(framework: str, multicast: float) -> float:
+    """Return the share of its rate at which a kernel converts cached 8-bit values of heads wider than 128 elements."""
+    return WIDE_CONVERT if framework == "vllm" and multicast < 1.0 else 1.0
+
+
+def convert_tiles(framework: str, version: str, kernel: str) -> float:
+    """Return how often a kernel's tiles have the query rows that wait for converted 8-bit values on the chip."""
+    return 2.0 if (framework, version, kernel) == _TALL_TILES else 1.0
+
+
+# Most parts of a context that vLLM lets FlashAttention-3 plan for in a graph: 16 at first, later 32.
+_MOST_SPLITS = {("vllm", "0.14.0"): 16.0}
+
+
+def most_splits(framework: str, version: str) -> float:
+    """Return the most parts that a release cuts a context into; inf where the chip's constants say."""
+    return _MOST_SPLITS.get((framework, version), math.inf)
+
+
+def padding(framework: str, kernel: str, head_dim: float) -> float:
+    """Return the seconds that a decode kernel takes to pad heads of a width that it has no kernel for."""
+    return PADDING if (framework, kernel, head_dim) == ("sglang", "fa3", PADDED_HEADS) else 0.0
+
+
+def plans_whole_context(framework: str, kernel: str, multicast: float) -> bool:
+    """Return whether a decode kernel is the FlashAttention-3 of vLLM: its schedule is made of whole contexts, ahead of
+    the call, so that what a window leaves of them is still split and merged.
+    """
+    return framework == "vllm" and multicast < 1.0 and kernel in ("vllm_flash_attn", "vllm_flash_attn_fa3")
 
 
 # comm.parquet, all-reduce by direct kernels in graphs (A100, H100, H200, B200 with NVLink). Engines say what they run

@@ -94,7 +94,7 @@ LINES = (
     ("TPOT, end to end", "e2e", "", EVERY_GROUP, "TPOT of all engines and models"),
 )
 # Filters that were chosen after predictions had stood out, against those of other sources of the same shapes.
-BY_RESIDUALS = ("bimodal_decode", "bimodal_long_decode", "other_clock", "borrowed_tuning")
+BY_RESIDUALS = ("bimodal_decode", "bimodal_long_decode", "other_clock")
 
 
 def report(results: Sequence[Result], systems: Systems, held_out: Sequence[HeldOut] = ()) -> str:

@@ -73,31 +73,6 @@ def arguments(sizes: np.ndarray, gates: np.ndarray, exponent: float) -> np.ndarr
     )
 
 
-def borrowed(frame: polars.DataFrame) -> np.ndarray:
-    """Return which rows TensorRT-LLM's benchmark may have run with kernels tuned for another layer.
-
-    Its collector keeps what it tuned under hidden size, intermediate size and experts of one rank
-    (ai-dynamo/aiconfigurator, collector/trtllm/collect_moe.py), so that 8 experts on one rank take up what
-    was tuned for 256 spread over 32, each with a 32nd of the rows. True where the table has a layer with
-    more experts that some power of two of ranks cuts to the same sizes.
-    """
-    layers = np.unique(
-        np.column_stack([column(frame, name) for name in ("hidden_size", "inter_size", "num_experts")]), axis=0
-    )
-    sizes = np.column_stack([column(frame, name) for name in SIZES])
-    kept, which = np.unique(sizes[:, 2:], axis=0, return_inverse=True)
-    experts, ep, hidden, inter, tp = (each[:, None] for each in np.maximum(np.nan_to_num(kept), 1.0).T)
-    ranks, shards = layers[:, 2] / (experts / ep), layers[:, 1] / (inter / tp)
-    same = (layers[:, 0] == hidden) & (layers[:, 2] != experts)
-    found = (same & _power_of_two(ranks) & _power_of_two(shards)).any(axis=1)[which.ravel()]
-    tuned = (frame["framework"] == "trtllm") & (frame["dtype"] != "w4a16_mxfp4")
-    return found & tuned.fill_null(False).to_numpy()
-
-
-def _power_of_two(ratios: np.ndarray) -> np.ndarray:
-    return (ratios >= 1.0) & (np.frexp(ratios)[0] == 0.5)
-
-
 def run(rows: np.ndarray, chip: Chip, s: Silicon, found: Stored, kernel: Experts = OWN_EXPERTS) -> np.ndarray:
     """Return times and parts of rows of loop_experts on a chip, by its own kernels or by those of a library."""
     peak = peak_of(chip, found)[1]

@@ -3,8 +3,7 @@
 Each function says which rows of a table it removes; its first sentence is the reason that reports print. What
 is left out was told apart by other measurements of the same shape (other versions and frameworks) or by
 physics (faster than the roofline). Three filters of attention were chosen after predictions of other sources of the
-same kernel fitted and theirs did not, and one of experts by the benchmark's public code after its rows had stood
-out; reports mark them. Scores of all rows stand beside those without.
+same kernel fitted and theirs did not; reports mark them. Scores of all rows stand beside those without.
 """
 
 from __future__ import annotations
@@ -121,13 +120,6 @@ def slow_experts(c: Column) -> polars.Expr:
     return (c("version") == "1.3.0rc15") | marlin | cutlass
 
 
-def borrowed_tuning(c: Column) -> polars.Expr:
-    """TensorRT-LLM's benchmark reuses what it tuned for a layer with more experts spread over ranks of the same
-    sizes.
-    """
-    return c("borrowed")
-
-
 def spread_experts(c: Column) -> polars.Expr:
     """With ep > 1 the load of the measured rank is not what the columns say at few tokens, up to 3 times."""
     return c("ep") > 1
@@ -153,7 +145,7 @@ QUIRKS: dict[str, tuple[Quirk, ...]] = {
     "gemm": (mislabelled_device, slow_quantisation, static_as_dynamic, early_block_kernel),
     "attention_prefill": (*_ATTENTION, too_fast_prefill, rotary_included, single_token_prefill),
     "attention_decode": (*_ATTENTION, bimodal_decode, bimodal_long_decode, unshared_window),
-    "moe": (mislabelled_device, without_graphs, slow_experts, spread_experts, borrowed_tuning),
+    "moe": (mislabelled_device, without_graphs, slow_experts, spread_experts),
     "comm": (host_bound,),
     "e2e": (not_clean,),
 }

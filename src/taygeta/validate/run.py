@@ -76,7 +76,7 @@ def result(table: Table, frame: polars.DataFrame, systems: Systems) -> Result:
     full = answer_frame(table, frame, systems)
     keep, removed = quirks.apply(table.name, full)
     full = full.with_columns(keep.alias("clean"))
-    added = [name for name in full.columns if name not in before and name not in ("impossible", "borrowed")]
+    added = [name for name in full.columns if name not in before and name != "impossible"]
     columns = (*(name for name in before), *(name for name in added if name != "clean"))
     return Result(table.name, table.chip, full, columns, removed, tuple(scores(table.name, table.chip, full)))
 
@@ -91,8 +91,6 @@ def answer_frame(table: Table, frame: polars.DataFrame, systems: Systems) -> pol
     ).answer
     found = answer(frame, systems)
     full = frame.with_columns(**columns_of(found))
-    if table.name == "moe":
-        full = full.with_columns(pl.Series("borrowed", moe.borrowed(frame)))
     if table.name.startswith("attention"):
         full = full.with_columns(pl.Series("impossible", attention.impossible(frame, found, systems)))
     return full
