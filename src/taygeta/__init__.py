@@ -17,8 +17,15 @@ if TYPE_CHECKING:
     from taygeta.base.errors import DoesNotFitError, InputError, TaygetaError
     from taygeta.base.interval import Interval
     from taygeta.cost.result import Prediction, Service
+    from taygeta.explore.fleet_file import load_fleet
     from taygeta.frontend.catalog import model, model_names
     from taygeta.report.frames import frame
+    from taygeta.serving.fleet import Fleet, Pool
+    from taygeta.serving.metrics import ServingReport
+    from taygeta.serving.simulate import simulate
+    from taygeta.serving.trace import load_trace
+    from taygeta.serving.traffic import Traffic, make_traffic
+    from taygeta.serving.workloads import workload_traffic
     from taygeta.spec.catalog import chip, chip_names
     from taygeta.spec.deployment import Batch, Deployment, Group, Parallelism
 
@@ -29,8 +36,15 @@ _HOME = {
     "taygeta.base.errors": ("DoesNotFitError", "InputError", "TaygetaError"),
     "taygeta.base.interval": ("Interval",),
     "taygeta.cost.result": ("Prediction", "Service"),
+    "taygeta.explore.fleet_file": ("load_fleet",),
     "taygeta.frontend.catalog": ("model", "model_names"),
     "taygeta.report.frames": ("frame",),
+    "taygeta.serving.fleet": ("Fleet", "Pool"),
+    "taygeta.serving.metrics": ("ServingReport",),
+    "taygeta.serving.simulate": ("simulate",),
+    "taygeta.serving.trace": ("load_trace",),
+    "taygeta.serving.traffic": ("Traffic", "make_traffic"),
+    "taygeta.serving.workloads": ("workload_traffic",),
     "taygeta.spec.catalog": ("chip", "chip_names"),
     "taygeta.spec.deployment": ("Batch", "Deployment", "Group", "Parallelism"),
 }
@@ -40,25 +54,34 @@ __all__ = [
     "Batch",
     "Deployment",
     "DoesNotFitError",
+    "Fleet",
     "Group",
     "InputError",
     "Interval",
     "Parallelism",
+    "Pool",
     "Prediction",
     "Service",
+    "ServingReport",
     "TaygetaError",
+    "Traffic",
     "chip",
     "chip_names",
     "compare",
     "deploy",
     "explain",
     "frame",
+    "load_fleet",
+    "load_trace",
+    "make_traffic",
     "model",
     "model_names",
     "plan",
     "predict",
     "serve_rate",
+    "simulate",
     "sweep",
+    "workload_traffic",
 ]
 
 

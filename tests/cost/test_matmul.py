@@ -240,9 +240,13 @@ def test_a_better_chip_is_never_slower(m: float, n: float, k: float, name: str):
 @given(ORDINARY, ORDINARY, ORDINARY, st.sampled_from(sorted(CHIPS)))
 @settings(max_examples=100, deadline=None)
 def test_more_work_is_never_faster(m: float, n: float, k: float, name: str):
-    """Holds to 5 %: tiles above 256, cut evenly, and the step of the cache can favour the larger problem."""
+    """Holds to 5 %: tiles above 256, cut evenly, and the step of the cache can favour the larger problem.
+
+    On one core and with k of a few elements, where a multiply is all output, to 10 %.
+    """
     hw, peak = CHIPS[name]
-    base = bf16(m, n, k, hw, peak, REAL)[0] * 0.95
+    slack = 0.90 if k < 16 else 0.95
+    base = bf16(m, n, k, hw, peak, REAL)[0] * slack
     assert bf16(m + 1, n, k, hw, peak, REAL)[0] >= base
     assert bf16(2 * m, n, k, hw, peak, REAL)[0] >= base
     assert bf16(m, 2 * n, k, hw, peak, REAL)[0] >= base

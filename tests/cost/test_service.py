@@ -21,10 +21,12 @@ def test_tpot_is_step_host_and_share_of_prefills():
     model = StepModel(d)
     decode = tg.Batch.decode(9, 1000 + 250)
     step = model.seconds(decode)[0]
-    stall = model.seconds(tg.Batch.prefill(1, 1000) + decode)[0] - step  # one chunk, within the token budget
+    slow, more = d.engine.prompt_slowdown, d.engine.prompt_step
+    mixed = model.seconds(tg.Batch.prefill(1, 1000) + decode)[0]  # one chunk, within the token budget
+    stall = slow * mixed + more - step
     host = d.engine.host_step + 9 * d.engine.host_request
     assert found.tpot.nominal == pytest.approx(step + host + stall * 8 / 500)
-    prefill = model.seconds(tg.Batch.prefill(1, 1000))[0]
+    prefill = slow * model.seconds(tg.Batch.prefill(1, 1000))[0] + more
     assert found.prefill.nominal == pytest.approx(prefill)
     assert found.tokens_per_s.nominal == pytest.approx(9 * 500 / (500 * found.tpot.nominal + prefill))
     assert found.per_user.nominal == pytest.approx(1 / found.tpot.nominal)
@@ -33,7 +35,7 @@ def test_tpot_is_step_host_and_share_of_prefills():
 def test_prefills_alone_come_one_by_one_where_lengths_vary():
     d = tg.deploy("llama-3.1-8b", on="h100", engine="sglang")
     model = StepModel(d)
-    prefill = model.seconds(tg.Batch.prefill(1, 1000))[0]
+    prefill = d.engine.prompt_slowdown * model.seconds(tg.Batch.prefill(1, 1000))[0] + d.engine.prompt_step
     step = model.seconds(tg.Batch.decode(4, 1250))[0]
     host = d.engine.host_step + 4 * d.engine.host_request
     found = tpot_seconds(model, d, Load(1000, 500, 4), 4)
@@ -43,7 +45,8 @@ def test_prefills_alone_come_one_by_one_where_lengths_vary():
 def test_prefills_alone_come_in_waves_where_lengths_are_equal():
     d = tg.deploy("llama-3.1-8b", on="h100", engine="sglang")
     model = StepModel(d)
-    wave = model.seconds(tg.Batch.prefill(8, 1000))[0]  # as many as fit 8,192 tokens
+    alone = model.seconds(tg.Batch.prefill(8, 1000))[0]  # as many as fit 8,192 tokens
+    wave = d.engine.prompt_slowdown * alone + d.engine.prompt_step
     step = model.seconds(tg.Batch.decode(24, 1250))[0]
     host = d.engine.host_step + 24 * d.engine.host_request
     # three waves of eight: those of the first wait for two more, of the second for one, of the third for none

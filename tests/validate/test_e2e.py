@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from silicon_rows import e2e_row
 
 from taygeta.base.errors import InputError
-from taygeta.cost.predict import Predictor
-from taygeta.cost.service import Load, tpot_seconds
+from taygeta.cost.service import Load
 from taygeta.explore.recipe import Recipe
 from taygeta.frontend.catalog import model
+from taygeta.serving.fleet import Fleet, Pool
+from taygeta.serving.plain import run_plain
+from taygeta.serving.setup import prepare
 from taygeta.spec.catalog import chip
 from taygeta.validate import tables
-from taygeta.validate.e2e import NO_TTFT, NOT_AGGREGATED, answer, row_of
+from taygeta.validate.e2e import NO_WORKERS, answer, row_of
+from taygeta.validate.harness import harness_of, recipe_of
 from taygeta.validate.run import result
 from taygeta.validate.serving import Spread, deployed_formats, formats_of, spread_of
 from taygeta.validate.systems import Systems
@@ -80,8 +84,10 @@ def test_nvfp4_leaves_latent_attention_alone_and_caches_are_fp8_where_4_bits_are
 def test_lengths_are_drawn_unless_the_source_fixes_them():
     named = {**e2e_row(), "source": "inferencex_db"}
     assert row_of(named).load == Load(900, 900, 16)
-    fixed = {**named, "source": "gap_analysis"}
-    assert row_of(fixed).load == Load(1000, 1000, 16, equal_lengths=True)
+    fixed = {**named, "source": "gap_analysis", "backend": "sglang", "isl": 1024, "osl": 128}
+    assert row_of(fixed).load == Load(1024, 128, 16, equal_lengths=True)
+    assert row_of({**fixed, "isl": 1000}).load == Load(900, 115, 16)  # the campaign with lengths in thousands
+    assert row_of({**fixed, "backend": "vllm"}).load == Load(922, 115, 16)  # waves break up
     # the scenarios of InferenceX are its runs, whoever quotes them: 0.9 x 1,024 and 0.9 x 8,192
     assert row_of({**fixed, "isl": 1024, "osl": 8192}).load == Load(922, 7373, 16)
 
@@ -92,12 +98,40 @@ def test_requests_in_flight_come_from_the_batch_where_nothing_else_says():
         row_of(e2e_row(concurrency=None, batch_size=None))
 
 
-def test_tpot_is_that_of_the_deployment_built_by_hand(write):
-    d = Recipe("meta-llama/Llama-3.1-70B", "h100:4", tp=4, weights="fp8_static", engine="vllm").build()
+def test_a_row_is_the_simulation_of_its_benchmark(write):
+    """The same deployment built by hand, under the recipe of the benchmark, serves the same requests."""
+    d = Recipe("meta-llama/Llama-3.1-70B", "h100:4", tp=4, weights="fp8_static", engine="vllm@inferencex").build()
     d = replace(d, formats=replace(d.formats, kv="bf16"), corners=())
-    expected = tpot_seconds(Predictor(d).nominal, d, Load(1000, 1000, 16), 16)
-    found = frame(write, e2e_row(precision=""), e2e_row())
-    assert found["predicted_tpot_s"].to_list()[0] == pytest.approx(expected, rel=1e-9)
+    row = e2e_row(precision="", source="inferencex_db")
+    asked = harness_of(row, 16)
+    assert (asked.benchmark, asked.drawn, len(asked.traffic().isl)) == ("inferencex", True, 160)
+    o = run_plain(prepare(Fleet((Pool(d, 1),)), asked.traffic()))
+    found = frame(write, row).row(0, named=True)
+    assert found["predicted_ttft_s"] == pytest.approx(np.mean(o.first - o.arrival), rel=0.01)
+    tpot = (o.end - o.first) / (o.setup.traffic.osl - 1)
+    assert found["predicted_tpot_s"] == pytest.approx(np.mean(tpot), rel=0.01)
+
+
+def test_recipes_follow_the_benchmark_and_what_the_chip_computes_in():
+    few, many = (harness_of(e2e_row(source="inferencex_db"), concurrency) for concurrency in (4, 64))
+    assert recipe_of("sglang", chip("b200"), few) == "sglang@inferencex-10"
+    assert recipe_of("sglang", chip("b200"), many) == "sglang@inferencex-30"
+    assert recipe_of("sglang", chip("h200"), many) == "sglang@inferencex"
+    assert recipe_of("vllm", chip("b200"), many) == "vllm@inferencex"
+    fixed = harness_of({**e2e_row(), "source": "gap_analysis", "backend": "sglang", "isl": 2048}, 4)
+    assert (recipe_of("sglang", chip("h100"), fixed), fixed.drawn) == ("sglang@gap_analysis", False)
+
+
+def test_a_row_with_prefill_and_decode_apart_is_answered_where_it_says_on_how_many_chips(write):
+    sides = {
+        f"{side}_{name}": value
+        for side in ("prefill", "decode")
+        for name, value in {**sizes(4.0, 1.0, 4.0, 1.0, 1.0), "num_workers": 1.0}.items()
+    }
+    both = e2e_row(mode="disagg", **sides)
+    found = frame(write, both, {**both, "decode_num_workers": None})
+    assert found["refused"].to_list() == [None, NO_WORKERS]
+    assert found["predicted_ttft_s"][0] > 0.0
 
 
 def test_ranges_hold_the_prediction_and_the_floor_is_below_it(write):
@@ -106,35 +140,27 @@ def test_ranges_hold_the_prediction_and_the_floor_is_below_it(write):
     assert 0.0 < found["roofline_s"] < found["predicted_tpot_s"]
 
 
-def test_the_first_token_is_left_without_an_answer_and_says_so(write):
-    found = frame(write, e2e_row())
-    assert found["predicted_ttft_s"].to_list() == [None]
-    assert found["refused_ttft"].to_list() == [NO_TTFT]
-    assert found["refused"].to_list() == [None]
-
-
-def test_more_requests_than_fit_are_answered_with_those_that_fit(write):
-    """17 GB of bf16 weights leave room for some 40 requests of 8,192 tokens on 80 GiB: 4,000 wait their turn."""
+def test_requests_that_do_not_fit_at_once_wait(write):
+    """17 GB of bf16 weights leave room for some 60 requests of 8,192 tokens on 80 GB: of 128, half wait."""
     many = e2e_row(
         model_path="meta-llama/Llama-3.1-8B", precision="", gemm_quant_mode="", moe_quant_mode="", tp_size=1.0
     )
     many |= {"moe_tp_size": 1.0, "isl": 8000, "osl": 192}
-    times = frame(write, {**many, "concurrency": 4000.0}, {**many, "concurrency": 5000.0})[
-        "predicted_tpot_s"
+    few, half, all_of_them = frame(write, *({**many, "concurrency": c} for c in (4.0, 48.0, 128.0)))[
+        "predicted_ttft_s"
     ].to_list()
-    assert times[0] == times[1]
-    assert frame(write, {**many, "concurrency": 4.0})["predicted_tpot_s"][0] < times[0]
+    assert few < half < 0.3 * all_of_them
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"mode": "disagg"}, NOT_AGGREGATED),
+        ({"mode": "disagg"}, NO_WORKERS),
         ({"model_path": "nobody/nothing"}, "Model 'nobody/nothing' is neither in the catalogue nor a file."),
         ({"system": "abacus"}, "Chip 'abacus'"),
         ({"backend": "slowserve"}, "Engine 'slowserve'"),
         ({"tp_size": 7.0, "moe_tp_size": 7.0}, "tp=7 does not divide"),
-        ({"isl": 0}, "isl must be"),
+        ({"isl": 0}, "isl"),
     ],
 )
 def test_rows_that_cannot_be_answered_say_why(write, change, words):

@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from taygeta import __version__
-from taygeta.app import catalogue, predict, search, validate, whatif
+from taygeta.app import catalogue, plan, predict, search, simulate, validate, whatif
 from taygeta.app.output import print_error
 from taygeta.base.errors import TaygetaError
 
@@ -79,7 +79,8 @@ def _root(
 for _command in (
     predict.predict,
     search.compare,
-    search.plan,
+    plan.plan,
+    simulate.simulate,
     whatif.sweep,
     whatif.explain,
     catalogue.chips,

@@ -131,6 +131,14 @@ def deployment_options(command: Callable[..., None]) -> Callable[..., None]:
     return wrapper
 
 
+def changed(how: Options) -> dict[str, object]:
+    """Return the options that describe a deployment and are not as they are without being said, as they are typed."""
+    plain = {name: default for name, _, default in _SPREAD}
+    found = {name: value for name, value in how.items() if name != "settings" and value != plain[name]}
+    settings = how.get("settings")
+    return found | ({"set": settings} if settings else {})
+
+
 def parse_settings(texts: Sequence[str]) -> dict[str, str]:
     """Return the fields of --set options: ["clock=1GHz"] becomes {"clock": "1GHz"}. Raises InputError."""
     out: dict[str, str] = {}

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from taygeta.app.output import check_page, progress, write_page
+from taygeta.app.options import Json, Options, changed, deployment_options
+from taygeta.app.output import check_page, emit, progress, write_page
 from taygeta.base.errors import InputError
 
 if TYPE_CHECKING:
@@ -99,21 +100,65 @@ def _report(
     write_page(html, lambda: view.page(results))
 
 
+@deployment_options
 def calibrate(
-    tables: Directory,
-    output: Annotated[Path, typer.Option(metavar="FILE", help="The chip file to write.", show_default=False)],
+    output: Annotated[Path, typer.Option(metavar="FILE", help="The file to write.", show_default=False)],
+    how: Options,
+    tables: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="DIRECTORY", help="Tables of kernels such as gemm.parquet: fits a chip.", show_default=False
+        ),
+    ] = None,
     chip: Annotated[
-        str, typer.Option(metavar="NAME", help="A chip of the catalogue or a .toml file.")
+        str, typer.Option(metavar="NAME[:COUNT]", help="A chip of the catalogue or a .toml file; served, how many.")
     ] = "h100",
     framework: Annotated[str, typer.Option(help="Whose rows to fit on where a table has several.")] = "",
+    serving: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="RESULTS",
+            help="Results of vllm bench serve, guidellm or aiperf, or a directory of them: fits an engine's host"
+            " times; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="The model that was served.", show_default=False)
+    ] = None,
+    engine_settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--engine-set",
+            metavar="NAME=VALUE",
+            help="How the engine was set, such as token_budget=4096; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Json = False,
 ) -> None:
-    """Fit a chip's constants on measurements of one's own and write them into a chip file.
+    """Fit constants on measurements of one's own: a chip's on tables of kernels, an engine's on serving benchmarks.
 
-    Rows whose column gpu names the chip count. Each table needs 60 rows, 10 on each side of what a constant
-    decides.
+    Tables: rows whose column gpu names the chip count; each needs 60 rows, 10 on each side of what a constant decides;
+    writes a chip file. Serving: two runs or more under different loads; writes an engine file for --engine.
 
-    Example: taygeta calibrate my-tables --chip my-chip.toml --output calibrated.toml
+    Example: taygeta calibrate --serving results --model llama-3.1-8b --chip h100:1 --output my-vllm.toml
     """
+    _check_file(output)
+    if (tables is None) == (not serving):
+        raise InputError("taygeta calibrate takes either a directory of tables or --serving with results.")
+    if tables is not None:
+        _refuse_beside_tables(how, model, engine_settings, as_json)
+        _calibrate_chip(tables, output, chip, framework)
+        return
+    if framework:
+        raise InputError("--framework is of tables: --engine says what served.")
+    if model is None:
+        raise InputError("--serving needs --model: the model that was served.")
+    _calibrate_engine(serving or [], output, model, chip, how, engine_settings or [], as_json)
+
+
+def _calibrate_chip(tables: Path, output: Path, chip: str, framework: str) -> None:
     import datetime
 
     from rich.console import Console
@@ -123,12 +168,45 @@ def calibrate(
     from taygeta.validate import view
     from taygeta.validate.files import write_text
 
-    _check_file(output)
     with progress("fitting") as advance:
         system, fits = module.calibrate(tables, chip, framework, advance)
     write_text(output, module.chip_file(system, fits, datetime.datetime.now(datetime.UTC).date()))
     show(view.fits(system.name, fits), Console(file=sys.stdout, highlight=False))
     sys.stderr.write(f"wrote {output}\n")
+
+
+def _calibrate_engine(
+    results: list[Path], output: Path, model: str, chip: str, how: Options, settings: list[str], as_json: bool
+) -> None:
+    import datetime
+    from dataclasses import replace
+
+    from taygeta import api
+    from taygeta.app.serving_options import engine_set
+    from taygeta.explore.fleets import engine_settings
+    from taygeta.validate.engine_file import engine_file, fit_json
+    from taygeta.validate.files import write_text
+    from taygeta.validate.serving_files import read_results
+    from taygeta.validate.serving_fit import fit_serving
+    from taygeta.validate.serving_view import serving_fit_view
+
+    values = engine_settings(engine_set(settings))
+    d = api.deploy(model, chip, **how)
+    d = replace(d, engine=replace(d.engine, **values))
+    runs = read_results(results)
+    with progress("fitting") as advance:
+        fit = fit_serving(d, runs, advance)
+    write_text(output, engine_file(fit, datetime.datetime.now(datetime.UTC).date()))
+    emit(lambda: serving_fit_view(fit), lambda: fit_json(fit), as_json)
+    sys.stderr.write(f"wrote {output}\n")
+
+
+def _refuse_beside_tables(how: Options, model: str | None, settings: list[str] | None, as_json: bool) -> None:
+    """Refuse what only means something for a served model."""
+    given: dict[str, object] = {"model": model, "engine-set": settings, "json": as_json or None, **changed(how)}
+    for name, value in given.items():
+        if value is not None:
+            raise InputError(f"--{name} needs --serving: tables of kernels know no deployment.")
 
 
 def _check_file(path: Path | None) -> None:

@@ -61,7 +61,7 @@ def compile_modules(
             for function in own:
                 clone = FunctionType(function.__code__, names, function.__name__, function.__defaults__)
                 clone.__qualname__, clone.__module__ = function.__qualname__, module.__name__
-                how = {"cache": True} if entries is None or function.__name__ in entries else inner
+                how: dict[str, Any] = {"cache": True} if entries is None or function.__name__ in entries else inner
                 twins[function] = numba.njit(clone, error_model="numpy", nogil=True, **how)
             for function in own:
                 names[function.__name__] = twins[function]

@@ -70,7 +70,12 @@ def prefill_batches(d: Deployment, isl: int) -> tuple[Batch, ...]:
 
 def prefill_seconds(model: StepTimes, d: Deployment, isl: int) -> float:
     """Return the time of the steps that take in one prompt on an idle replica."""
-    return sum(model.seconds(batch)[0] for batch in prefill_batches(d, isl))
+    return sum(prompt_seconds(model, d, batch) for batch in prefill_batches(d, isl))
+
+
+def prompt_seconds(model: StepTimes, d: Deployment, batch: Batch) -> float:
+    """Return the time of a step that holds prompts, with what the engine makes of it."""
+    return model.seconds(batch)[0] * d.engine.prompt_slowdown + d.engine.prompt_step
 
 
 def prompts_together(d: Deployment, load: Load, batch: int) -> int:
@@ -92,10 +97,10 @@ def stall_seconds(model: StepTimes, d: Deployment, load: Load, batch: int) -> fl
     if d.engine.mixes_prefill:
         decode = decode_batch(d, load, batch)
         alone = model.seconds(decode)[0]
-        return sum(model.seconds(chunk + decode)[0] - alone for chunk in prefill_batches(d, load.isl))
+        return sum(prompt_seconds(model, d, chunk + decode) - alone for chunk in prefill_batches(d, load.isl))
     together, budget = prompts_together(d, load, batch), d.engine.token_budget
     chunks = (Batch.prefill(together, min(budget, load.isl - at), at) for at in range(0, load.isl, budget))
-    return sum(model.seconds(chunk)[0] for chunk in chunks) / together
+    return sum(prompt_seconds(model, d, chunk) for chunk in chunks) / together
 
 
 def tpot_seconds(model: StepTimes, d: Deployment, load: Load, batch: int) -> float:

@@ -86,7 +86,7 @@ def plan(
     concurrency: fixes the requests in flight instead of searching them. Raises InputError for a recipe that cannot be
     read; a deployment that the search meets and refuses is counted, with its reason.
     """
-    base = _base(recipe)
+    base = base_deployment(recipe)
     refused: Counter[str] = Counter()
     points: list[_Point] = []
     tried = 0
@@ -142,8 +142,11 @@ def compare(
     return tuple(sorted(out, key=lambda c: -(c.best.per_chip.nominal if c.best else 0.0)))
 
 
-def _base(recipe: Recipe) -> Deployment:
-    """The recipe's deployment; where its parallelism is left to the search, on all its chips and not yet spread."""
+def base_deployment(recipe: Recipe) -> Deployment:
+    """Return the recipe's deployment; where its parallelism is left to a search, on all its chips and not yet spread.
+
+    Raises InputError.
+    """
     if recipe.given:
         return recipe.build()
     model, chip, corners = recipe.parts()

@@ -70,6 +70,9 @@ class Limits(NamedTuple):
     overlaps_host: int
     eager: float
     prompt_step: float
+    prompt_slowdown: float
+    plans_ahead: int
+    first_delay: float
     intake_request: float
     intake_token: float
     emit_token: float
@@ -136,6 +139,9 @@ def limits(
         overlaps_host=int(e.overlaps_host),
         eager=e.eager_launch * kernels(d) if e.eager_launch else 0.0,
         prompt_step=e.prompt_step,
+        prompt_slowdown=e.prompt_slowdown,
+        plans_ahead=int(e.plans_ahead),
+        first_delay=e.first_delay,
         intake_request=e.intake_request,
         intake_token=e.intake_token,
         emit_token=e.emit_token,

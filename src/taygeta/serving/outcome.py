@@ -30,8 +30,9 @@ class Outcome:
     arrival: when it came (in a closed loop: when it was released). start: when its first step began. first, end: when
     its first and last token left. replica: the one that ended it, -1 for none. cached: tokens of its prompt that were
     found in a cache. ended: ANSWERED, REFUSED or CUT. gaps: gaps between tokens of a request, counted by gap_bin.
-    log: rows of LOG_COLUMNS, one for a step or for every 2nd, 4th, ... of a replica's (`log_rows` at most). busy, active: seconds that each replica
-    computed, and was there. horizon: when the run ended. interrupted: the user ended it first.
+    log: rows of LOG_COLUMNS, one for each step of a replica, or for every 2nd, 4th, ... of them (`log_rows` at
+    most). busy, active: seconds that each replica computed, and was there. horizon: when the run ended. interrupted:
+    the user ended it first.
     """
 
     setup: Setup

@@ -99,7 +99,7 @@ class Plain:
             elif at > self.setup.until or at == INFINITY:
                 return True
             else:
-                self.now = at
+                self.now = max(self.now, at)  # a request may have been ready before its replica lost all that ran
                 self._wake(wakes.index(at))
             if not self.left:
                 return True
@@ -205,7 +205,7 @@ class Plain:
         r.answer, r.steps, r.later, r.later_steps = r.later + 1, r.later_steps, 0, 0
         r.arrived, r.computed, r.done, r.end, r.last = True, 0, 0, INFINITY, self.now
         if r.first == INFINITY and self.replicas[n].limits.streams_first:
-            r.first = self.now
+            r.first = self.now + self.replicas[n].limits.first_delay
         self.replicas[n].submit(r, self.now)
 
     def _retry(self, r: Flight) -> None:

@@ -62,6 +62,7 @@ class Replica:
         self.tickets = 0
         self.front = -1  # tickets of those that go to the front of the queue
         self.busy = 0.0
+        self.blocked = False  # a sequence was preempted and none has decoded since
         self.log: list[StepLog] = []
         self.log_stride, self.log_rows = 1, 0  # every so many steps are logged; rows at most (0: no end)
         self.keeps = False  # it reads prompts alone; another replica decodes
@@ -102,7 +103,7 @@ class Replica:
         if self.ends < INFINITY:
             self.busy -= self.ends - now
         self.ranks = [Rank(self.limits) for _ in self.ranks]
-        self.incoming, self.ends, self.plans = [], INFINITY, []
+        self.incoming, self.ends, self.plans, self.blocked = [], INFINITY, [], False
         self.intake = self.emitted = now
         return sorted(lost, key=lambda r: r.ticket)
 
@@ -110,7 +111,8 @@ class Replica:
         idle = not any(rank.running for rank in self.ranks)
         if self.steps % self.limits.intake_steps and not idle:
             return
-        while self.incoming and self.incoming[0][0] <= now:
+        seen = self.started if self.limits.plans_ahead and not idle else now  # when this step was planned
+        while self.incoming and self.incoming[0][0] <= seen:
             r = heapq.heappop(self.incoming)[2]
             r.rank = min(range(len(self.ranks)), key=lambda k: len(self.ranks[k].waiting) + len(self.ranks[k].running))
             rank = self.ranks[r.rank]
@@ -125,11 +127,13 @@ class Replica:
             return
         work = [_split(plan) for plan in plans]
         prompts = sum(new for _, pieces in work for _, new in pieces)
+        if any(decodes for decodes, _ in work):
+            self.blocked = False
         sequences = max(len(decodes) + len(pieces) for decodes, pieces in work)
         micro = float(min(bounds.stages, sequences))
         device = _device_seconds(self.tables, work, micro)
         if prompts:
-            device = max(device, bounds.eager) + bounds.prompt_step
+            device = max(device * bounds.prompt_slowdown, bounds.eager) + bounds.prompt_step
         elif bounds.draft > 0.0:
             device += bounds.draft * device
         host = bounds.host_step + bounds.host_request * sequences
@@ -148,9 +152,15 @@ class Replica:
                 self.log, self.log_stride = self.log[::2], 2 * self.log_stride
 
     def _plans(self, now: float) -> list[Plan]:
-        """Plan the step; where waiting requests find no memory and nothing else runs, plan it without them."""
+        """Plan the step; where waiting requests find no memory and nothing else runs, plan it without them.
+
+        After a preemption none is admitted until a sequence has decoded: ranks that step together, where prompts run
+        alone, would else read and lose the same prompts in turns for ever.
+        """
         plans: list[Plan] = []
-        for goes in (self._prompts_go(), False):
+        decodes = any(r.decodes for rank in self.ranks for r in rank.running)
+        goes_on = self._prompts_go() and not (self.blocked and decodes)
+        for goes in (goes_on, False):
             for rank in self.ranks:
                 rank.open = goes
             wanted = [self.schedule(rank, self.limits) for rank in self.ranks]
@@ -210,6 +220,7 @@ class Replica:
         return preempted
 
     def _preempt(self, rank: Rank, r: Flight) -> None:
+        self.blocked = True
         rank.release(r)
         rank.running.remove(r)
         r.restart(self.limits.verified)
@@ -258,10 +269,10 @@ class Replica:
             alone = self.limits.streams_first or self.limits.stream_interval == 1
             seen = 1 if alone else min(self.limits.stream_interval, r.osl)
             if r.first == INFINITY and not r.later and total >= seen:
-                r.first = self.emitted
+                r.first = self.emitted + self.limits.first_delay
         if r.done < r.steps:
             return False
-        r.end = self.emitted
+        r.end = max(self.emitted, r.first) if r.first < INFINITY else self.emitted
         return True
 
 

@@ -15,11 +15,15 @@ from typing import Any
 from taygeta.base import units
 from taygeta.base.errors import InputError, UnknownNameError
 
-
 MEMORIES = ("total", "static", "free")
 POLICIES = ("mixed", "prefill_first", "decode_first")
 MAX_BYTES = 1 << 20  # of a user's own file
-_SETTABLE = {"sglang": ("prefill_first", "mixed")}
+SETTABLE_POLICIES = {"vllm": ("mixed",), "sglang": ("prefill_first", "mixed"), "trtllm": ("mixed",)}
+"""Policies that each framework can be set to.
+
+SGLang runs prompts first, or mixes them into decode steps with --enable-mixed-chunk; vLLM's V1 scheduler and
+TensorRT-LLM's executor always mix.
+"""
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,8 @@ class Engine:
 
     Memory. memory_fraction: share that the engine takes, of "total" memory for weights, activations and KV cache, of
     "static" memory for weights and KV cache, or of "free" memory beside weights and activations for the KV cache
-    alone: memory_of. block_tokens: tokens of a block of the KV cache. prefix_caching: blocks of prompts are kept and found again.
+    alone: memory_of. block_tokens: tokens of a block of the KV cache. prefix_caching: blocks of prompts are kept and
+    found again.
 
     Scheduler. policy: "mixed": chunks of prompts ride on decode steps; "prefill_first": prompts run alone and before
     decodes, as many together as the budget holds; "decode_first": prompts run alone and when nothing decodes.
@@ -38,11 +43,15 @@ class Engine:
     steps that prompts wait at most for more of them, until they fill wait_share of the budget.
 
     Host. host_step, host_request: seconds of a step that the chip waits for, and the same for each sequence of it.
-    overlaps_host: they run beside the step, which takes the longer of the two. eager_launch: seconds in which the host
-    launches a kernel where a step holds prompts and no captured graph serves it. prompt_step: seconds that a step
-    with prompts takes beyond. intake_request, intake_token: seconds of the front end for a request and for each token
-    of its prompt before the scheduler sees it. emit_token: seconds of the front end for an emitted chunk of tokens.
-    stream_interval: tokens that leave together; streams_first: the first leaves alone.
+    overlaps_host: they run beside the step, which takes the longer of the two. plans_ahead: a step is planned while
+    the one before it runs, so that a request that comes meanwhile waits for one step more. eager_launch: seconds in
+    which the host launches a kernel where a step holds prompts and no captured graph serves it. prompt_step: seconds
+    that a step with prompts takes beyond; prompt_slowdown: what its kernels take over what is modelled, since engines
+    choose and fuse them for decodes and long steps run hot. intake_request, intake_token: seconds for which a request,
+    and each token of its prompt, keeps the front end before the scheduler sees it. first_delay: seconds that a first
+    token takes on its way to the client beyond those that follow it. emit_token: seconds of the front end for an
+    emitted chunk of tokens. stream_interval: tokens that leave together; streams_first: the first leaves alone.
+    first_error: held-out error of a TTFT beyond that of its steps.
 
     Kernels. fused_all_reduce: the all-reduce, the residual add and the norm are one kernel. fused_epilogues: rotary
     embedding, activation functions and casts ride on the neighbouring matrix multiply. quantise_launches: kernels of
@@ -74,11 +83,15 @@ class Engine:
     overlaps_host: bool = False
     eager_launch: float = 0.0
     prompt_step: float = 0.0
+    prompt_slowdown: float = 1.0
+    plans_ahead: bool = False
+    first_delay: float = 0.0
     intake_request: float = 0.0
     intake_token: float = 0.0
     emit_token: float = 0.0
     stream_interval: int = 1
     streams_first: bool = True
+    first_error: float = 0.0
     sources: tuple[str, ...] = ()
 
     @property
@@ -109,10 +122,13 @@ _DIMENSIONS = {
     "wait_share": units.RATIO,
     "eager_launch": units.SECONDS,
     "prompt_step": units.SECONDS,
+    "prompt_slowdown": units.RATIO,
+    "first_delay": units.SECONDS,
     "intake_request": units.SECONDS,
     "intake_token": units.SECONDS,
     "emit_token": units.SECONDS,
     "stream_interval": units.COUNT,
+    "first_error": units.RATIO,
 }
 # What a user may set for a run; the rest is fixed with the kernels.
 SCHEDULER = tuple(f.name for f in fields(Engine) if f.default is not MISSING and f.name != "sources")
@@ -135,7 +151,7 @@ def engine(name: str) -> Engine:
     files = _files()
     plain, _, benchmark = name.lower().partition("@")
     if plain not in files:
-        raise UnknownNameError("Engine", name, files, f"Engines are {', '.join(engine_names())}.")
+        raise UnknownNameError("Engine", plain, files, f"Engines are {', '.join(engine_names())}.")
     return _read(files[plain], benchmark)
 
 
@@ -158,7 +174,7 @@ def _read(path: Path, benchmark: str = "") -> Engine:
         if benchmark not in own:
             known = ", ".join(f"{path.stem}@{name}" for name in sorted(own)) or "none"
             raise InputError(f"Engine {path.stem} has no settings for the benchmark {benchmark!r}; known are {known}.")
-        document |= own[benchmark]
+        document |= _settings(own, benchmark)
     known = {f.name for f in fields(Engine)} - {"name", "sources"}
     missing = known - set(document)
     if missing:
@@ -171,6 +187,13 @@ def _read(path: Path, benchmark: str = "") -> Engine:
         sources.append(f"{key}: {item['source']}")
     name = f"{path.stem}@{benchmark}" if benchmark else path.stem
     return Engine(name=name, sources=tuple(sorted(sources)), **values)
+
+
+def _settings(own: dict[str, dict[str, Any]], benchmark: str) -> dict[str, Any]:
+    """Return the settings of a benchmark, those of the one that it is based on among them."""
+    found = dict(own[benchmark])
+    base = found.pop("base", None)
+    return _settings(own, base) | found if base else found
 
 
 def _read_own(path: Path) -> Engine:
@@ -193,7 +216,7 @@ def _read_own(path: Path) -> Engine:
         if key not in _TYPES or key in ("name", "sources"):
             raise InputError(f"{path}: an engine has no field {key!r}; fields are {', '.join(sorted(sources))}.")
         if not isinstance(item, dict) or set(item) != {"value", "source"} or not isinstance(item["source"], str):
-            raise InputError(f"{path}: {key} must be {{ value = ..., source = \"...\" }}, not {str(item)[:80]!r}.")
+            raise InputError(f'{path}: {key} must be {{ value = ..., source = "..." }}, not {str(item)[:80]!r}.')
         values[key] = checked(key, item["value"], f"{path}: {key}")
         sources[key] = f"{key}: {item['source']}"
     own = f"{found.name}:{path.stem}"
@@ -201,12 +224,8 @@ def _read_own(path: Path) -> Engine:
 
 
 def policies(found: Engine) -> tuple[str, ...]:
-    """Return the scheduling policies that an engine can be set to, its own among them.
-
-    SGLang runs prompts first, or mixes them into decode steps with --enable-mixed-chunk; vLLM's V1 scheduler and
-    TensorRT-LLM's executor always mix.
-    """
-    return tuple(dict.fromkeys((found.policy, *_SETTABLE.get(found.framework, ()))))
+    """Return the scheduling policies that an engine can be set to, its own among them."""
+    return tuple(dict.fromkeys((found.policy, *SETTABLE_POLICIES.get(found.framework, ()))))
 
 
 def checked(key: str, value: Any, where: str) -> Any:

@@ -1,159 +1,240 @@
-"""Rows of e2e: a model served in a closed loop at fixed concurrency. TPOT by the formula of
-taygeta.cost.service.
+"""End-to-end rows: a serving benchmark at fixed concurrency, simulated request by request.
 
-How a row's labels become a deployment is said in `rows_of`; how the benchmarks were run, in its constants.
-The time to the first token is a matter of queues, which the formula does not have: it is left without an
-answer.
+A row is a deployment, an engine as the benchmark ran it, and a closed loop (taygeta.validate.harness). The simulator
+plays the whole run, the burst at its start among it, and the mean TTFT and TPOT over all requests are the answer, as
+the tables quote them. Ranges come from the corners of the step's assumptions, the held-out error of steps, and for the
+TTFT the engine's own error of queues.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from taygeta.base.errors import InputError, TaygetaError, require
+from taygeta.base.errors import DoesNotFitError, InputError, TaygetaError, require
 from taygeta.cost.predict import bound_of
 from taygeta.cost.service import Load, decode_batch, prefill_batches, prompts_waited, tpot_seconds
 from taygeta.cost.steps import StepModel
-from taygeta.graph.memory import MemoryUse, largest_batch, memory
+from taygeta.serving.fast import run_fast
+from taygeta.serving.fleet import Fleet, Pool
+from taygeta.serving.limits import ENDLESS, Limits, kv_bytes, limits
+from taygeta.serving.lookup import Tables
+from taygeta.serving.outcome import ANSWERED, Outcome
+from taygeta.serving.setup import HORIZON, Kind, Setup, decode_steps
+from taygeta.serving.surface import tables
+from taygeta.serving.traffic import Traffic
 from taygeta.spec.deployment import Deployment
 from taygeta.validate.answers import widen_columns
-from taygeta.validate.serving import Deployments, Spread, formats_of, spread_of
+from taygeta.validate.harness import Harness, harness_of, recipe_of
+from taygeta.validate.serving import Deployments, Spread, formats_of, side_of, spread_of
 from taygeta.validate.systems import Systems
 
 if TYPE_CHECKING:
     import polars
 
-NOT_AGGREGATED = "prefill and decode on chips of their own are not modelled."
-NO_TTFT = "the time to the first token needs a simulation of the requests."
-EQUAL_LENGTHS = ("gap_analysis",)  # sources whose requests all have the nominal lengths
-# Input and output lengths of the public InferenceX benchmark: such rows of other sources repeat its runs
-# (48 of the 51 rows of gap_analysis with Qwen3.5 have its TTFT and TPOT to 0.1 %).
-DRAWN_SCENARIOS = ((1024, 1024), (1024, 8192), (8192, 1024))
-# mean of lengths drawn uniformly from 0.8 to 1.0 of the nominal ones (vLLM benchmark_serving, random)
-DRAWN_SHARE = 0.9
+NO_WORKERS = "prefill and decode run on workers of their own, and the row does not say on how many."
+ENDS = ("low", "high")
 
 
 @dataclass(frozen=True)
 class Row:
-    """What a row asks for: a deployment, and its load with requests in flight over all ranks."""
+    """What a row asks for: deployments (one, or one that reads prompts and one that decodes), and how it was run."""
 
     model: str
     system: str
     engine: str
-    spread: Spread
+    spreads: tuple[Spread, ...]
+    workers: tuple[int, ...]
     formats: tuple[str, str, str]
-    load: Load
+    harness: Harness
+
+    @property
+    def load(self) -> Load:
+        """The mean request of the run, for the closed form."""
+        h = self.harness
+        share = 0.9 if h.drawn else 1.0
+        return Load(max(1, round(h.isl * share)), max(1, round(h.osl * share)), h.concurrency, not h.drawn)
 
 
+@dataclass
 class Served:
-    """A deployment with its step models at the nominal values and at the corners, shared by the rows that it
-    serves.
-    """
+    """A deployment made ready: its step models at the nominal values and at the corners, its tables and memory."""
 
-    def __init__(self, deployments: tuple[Deployment, ...]) -> None:
-        self.deployment = deployments[0]
-        self.models = tuple((StepModel(d, compiled=True), d) for d in deployments)
+    deployments: tuple[Deployment, ...]
 
     @cached_property
-    def use(self) -> MemoryUse:
-        """What weights and activations leave for the KV cache."""
-        return memory(self.deployment)
+    def models(self) -> tuple[StepModel, ...]:
+        """Step models at the nominal values, then at the corners."""
+        return tuple(StepModel(d, compiled=True) for d in self.deployments)
+
+    @cached_property
+    def tables(self) -> dict[tuple[int, int, int], Tables]:
+        """Tables by what they reach."""
+        return {}
+
+    def kind(self, pool: Pool, row: Row) -> Kind:
+        """Return the replicas of a row, with tables that reach powers of two, so that rows share them."""
+        d, h = pool.deployment, row.harness
+        longest = h.isl + h.osl
+        bounds = _limits(d, longest)
+        batch = min(bounds.sequence_limit, -(-h.concurrency // d.parallelism.dp))
+        tokens = min(max(bounds.token_budget, h.isl), h.isl * batch + batch)
+        reach = _room(batch), _room(tokens), _room(longest)
+        if reach not in self.tables:
+            self.tables[reach] = tables(self.models[0], *reach)
+        fixed, token = kv_bytes(d, longest)
+        link = d.chip.network or d.chip.link
+        rate, latency = (link.bandwidth, link.latency) if link else (1.0, 0.0)
+        return Kind(pool, self.tables[reach], bounds, fixed / rate, token / rate, latency)
 
     def batch(self, load: Load) -> int:
-        """Return the requests that run at once on the fullest rank: what is asked for, or what fits if that
-        is less.
-        """
-        d = self.deployment
-        asked = load.per_rank(d)
-        room = largest_batch(d, load.isl + load.osl, self.use) // d.parallelism.dp
-        return min(asked, room) if room > 0 else asked
+        """Return the requests of a rank in the closed form."""
+        return max(1, load.per_rank(self.deployments[0]))
 
-    def times(self, load: Load) -> list[float]:
-        """Return TPOT at the nominal values, then at the corners."""
-        batch = self.batch(load)
-        out = []
-        for model, d in self.models:
-            out.append(tpot_seconds(model, d, load, batch))
-        return out
+    def spread(self, load: Load) -> tuple[float, float]:
+        """Return (fast, slow) TPOT of the corners over the nominal one, by the closed form."""
+        times = [tpot_seconds(m, m.deployment, load, self.batch(load)) for m in self.models]
+        return min(times) / times[0], max(times) / times[0]
 
     def floor(self, load: Load) -> tuple[float, str]:
-        """Return TPOT on an ideal chip and host (the lower bounds of the same steps), and what binds a decode
-        step.
-        """
-        d, (model, _) = self.deployment, self.models[0]
-        batch = self.batch(load)
+        """Return TPOT on an ideal chip and host (lower bounds of the same steps), and what binds a decode step."""
+        d, model, batch = self.deployments[0], self.models[0], self.batch(load)
         decode = model.cost(decode_batch(d, load, batch))
         prompt = sum(model.cost(step).lower for step in prefill_batches(d, load.isl))
         return decode.lower + prompt * prompts_waited(d, load, batch) / load.osl, bound_of(decode)
 
 
+def _room(size: int) -> int:
+    """Return the power of two from `size` on."""
+    return 1 << (size - 1).bit_length()
+
+
+def _limits(d: Deployment, longest: int) -> Limits:
+    """Return the limits of a replica; a run that took place had room for its longest request at least."""
+    try:
+        found = limits(d, longest)
+    except DoesNotFitError:
+        roomy = replace(d.engine, memory_of="static", memory_fraction=1e6)
+        found = limits(replace(d, engine=roomy), longest)
+        return found._replace(blocks=ENDLESS)
+    needed = -(-longest // found.block_tokens) + found.fixed_blocks
+    return found._replace(blocks=ENDLESS) if needed > found.blocks else found
+
+
+class Runner:
+    """Answers rows, sharing what they have in common."""
+
+    def __init__(self, systems: Systems) -> None:
+        self._deployments = Deployments(systems)
+        self._systems = systems
+        self._served: dict[Any, Served | str] = {}
+        self._traffic: dict[Harness, Traffic] = {}
+
+    def times(self, row: Row) -> tuple[np.ndarray, float, str]:
+        """Return ((TTFT, TPOT) x (nominal, low, high), the roofline of TPOT, what binds a decode step).
+
+        Raises InputError with the reason why there is no answer.
+        """
+        sides = [self._serve(row, spread) for spread in row.spreads]
+        roles = ("both",) if len(sides) == 1 else ("prefill", "decode")
+        pools = [
+            Pool(side.deployments[0], workers, role)
+            for side, workers, role in zip(sides, row.workers, roles, strict=True)
+        ]
+        kinds = tuple(side.kind(pool, row) for side, pool in zip(sides, pools, strict=True))
+        traffic = self._traffic_of(row.harness)
+        setup = Setup(Fleet(tuple(pools)), traffic, kinds, decode_steps(traffic.osl, 0, 0.0, 0), HORIZON)
+        means = _means(run_fast(setup))
+        decoding = sides[-1]
+        fast, slow = decoding.spread(row.load)
+        d = decoding.deployments[0]
+        out = np.empty((2, 3))
+        step = d.chip.constants.get("error.step", 0.0)
+        for i, error in enumerate(((1.0 + step) * (1.0 + d.engine.first_error) - 1.0, step)):
+            nominal = np.array([means[i]])
+            low, high = widen_columns(nominal, [nominal * fast, nominal * slow], error)
+            out[i] = means[i], low[0], high[0]
+        return out, *decoding.floor(row.load)
+
+    def _serve(self, row: Row, spread: Spread) -> Served:
+        chip = self._systems.get(row.system).chips[0]
+        engine = recipe_of(row.engine, chip, row.harness)
+        key = (row.model, row.system, engine, spread, row.formats)
+        if key not in self._served:
+            try:
+                self._served[key] = Served(self._deployments.build(row.model, row.system, engine, spread, row.formats))
+            except TaygetaError as error:
+                self._served[key] = str(error)
+        found = self._served[key]
+        if isinstance(found, str):
+            raise InputError(found)
+        return found
+
+    def _traffic_of(self, harness: Harness) -> Traffic:
+        if harness not in self._traffic:
+            self._traffic[harness] = harness.traffic()
+        return self._traffic[harness]
+
+
+def _means(o: Outcome) -> tuple[float, float]:
+    """Return the mean TTFT and TPOT over the requests of a run."""
+    if (o.ended != ANSWERED).any():
+        raise InputError("a request of the run does not fit the memory.")
+    more = o.setup.traffic.osl > 1
+    tpot = ((o.end - o.first)[more] / (o.setup.traffic.osl[more] - 1)).mean() if more.any() else 0.0
+    return float((o.first - o.arrival).mean()), float(tpot)
+
+
 def answer(frame: polars.DataFrame, systems: Systems) -> polars.DataFrame:
-    """Return the table with predictions of every row: TPOT with its range, the roofline, what binds, why not."""
+    """Return the table with predictions of every row: TTFT and TPOT with ranges, the roofline, what binds, why not."""
     pl = require("polars", "tables", "Scoring")
-    deployments = Deployments(systems)
-    served: dict[Any, Served | str] = {}
+    runner = Runner(systems)
     count = frame.height
-    times = np.full((3, count), np.nan)
+    times = np.full((count, 2, 3), np.nan)
     floors, bounds, refused = np.full(count, np.nan), [""] * count, [""] * count
     for i, values in enumerate(frame.iter_rows(named=True)):
         try:
-            row = row_of(values)
-            key = (row.model, row.system, row.engine, row.spread, row.formats)
-            if key not in served:
-                served[key] = _serve(deployments, row)
-            found = served[key]
-            if isinstance(found, str):
-                raise InputError(found)
-            nominal, *corners = found.times(row.load)
-            floors[i], bounds[i] = found.floor(row.load)
-            error = found.deployment.chip.constants.get("error.step", 0.0)
-            low, high = widen_columns(np.array([nominal]), [np.array([t]) for t in corners], error)
-            times[:, i] = nominal, low[0], high[0]
+            times[i], floors[i], bounds[i] = runner.times(row_of(values))
         except TaygetaError as error:
             refused[i] = str(error)
-    names = ("predicted_tpot_s", "predicted_tpot_low_s", "predicted_tpot_high_s")
-    empty = pl.lit(None, dtype=pl.Float64)
+    columns = {
+        f"predicted_{what}{end}_s": times[:, i, j]
+        for i, what in enumerate(("ttft", "tpot"))
+        for j, end in enumerate(("", "_low", "_high"))
+    }
+    reasons = pl.Series([text or None for text in refused], dtype=pl.String)
     return frame.with_columns(
-        *(pl.Series(name, values).fill_nan(None) for name, values in zip(names, times, strict=True)),
-        **{f"predicted_ttft{end}_s": empty for end in ("", "_low", "_high")},
+        *(pl.Series(name, values).fill_nan(None) for name, values in columns.items()),
         roofline_s=pl.Series(floors).fill_nan(None),
         bound=pl.Series(bounds, dtype=pl.String),
-        refused=pl.Series([text or None for text in refused], dtype=pl.String),
-        refused_ttft=pl.Series([text or NO_TTFT for text in refused], dtype=pl.String),
+        refused=reasons,
+        refused_ttft=reasons,
     )
-
-
-def _serve(deployments: Deployments, row: Row) -> Served | str:
-    """Return a deployment made ready, or why it cannot be."""
-    try:
-        return Served(deployments.build(row.model, row.system, row.engine, row.spread, row.formats))
-    except TaygetaError as error:
-        return str(error)
 
 
 def row_of(values: dict[str, Any]) -> Row:
     """Return what a row asks for. Raises InputError with the reason why it cannot be answered."""
-    if values["mode"] != "agg":
-        raise InputError(NOT_AGGREGATED)
-    spread = spread_of(values)
+    if values["mode"] == "agg":
+        spreads, workers = (spread_of(values),), (1,)
+    else:
+        sides = [side_of(values, side) for side in ("prefill", "decode")]
+        if any(count < 1 for _, count in sides):
+            raise InputError(NO_WORKERS)
+        spreads, workers = tuple(s for s, _ in sides), tuple(c for _, c in sides)
     in_flight = values["concurrency"]
     if not in_flight:
-        in_flight = (values["batch_size"] or 0.0) * spread.dp
+        in_flight = (values["batch_size"] or 0.0) * spreads[-1].dp
     if in_flight < 1:
         raise InputError("neither concurrency nor batch_size is given.")
-    equal = values["source"] in EQUAL_LENGTHS and (values["isl"], values["osl"]) not in DRAWN_SCENARIOS
-    share = 1.0 if equal else DRAWN_SHARE
-    isl, osl = (round(values[name] * share) for name in ("isl", "osl"))
-    formats = formats_of(values)
     return Row(
         values["model_path"],
         values["system"],
         values["backend"],
-        spread,
-        formats,
-        Load(isl, osl, round(in_flight), equal),
+        spreads,
+        workers,
+        formats_of(values),
+        harness_of(values, round(in_flight)),
     )

@@ -47,9 +47,9 @@ def spread_of(values: dict[str, Any]) -> Spread:
     """Return how the chips of a row are used.
 
     Missing and zero sizes are 1. Some rows give every chip twice, as tp x ep = N x N where the run had N
-    chips, more than a node holds: those whose tp x dp is the square of their expert (or data) parallelism are read as N chips. Rows
-    with fewer attention ranks than expert ranks keep requests apart on the ranks that are left (attention
-    data parallelism). Raises InputError.
+    chips, more than a node holds: those whose tp x dp is the square of their expert (or data) parallelism are
+    read as N chips. Rows with fewer attention ranks than expert ranks keep requests apart on the ranks that are
+    left (attention data parallelism). Raises InputError.
     """
     names = ("tp_size", "attention_dp_size", "moe_tp_size", "moe_ep_size", "pp_size")
     sizes = {name: values[name] or 1.0 for name in names}
@@ -65,6 +65,19 @@ def spread_of(values: dict[str, Any]) -> Spread:
     if ranks > chips and ranks % chips == 0:
         dp *= ranks // chips
     return Spread(tp, dp, min(ep, tp * dp), pp)
+
+
+def side_of(values: dict[str, Any], side: str) -> tuple[Spread, int]:
+    """Return how the chips of one side ("prefill" or "decode") of a disaggregated row are used, and its workers.
+
+    No worker where the row does not say how many, or of how many chips. Raises InputError.
+    """
+    names = ("tp_size", "attention_dp_size", "moe_tp_size", "moe_ep_size", "pp_size")
+    own = {name: values.get(f"{side}_{name}") for name in names}
+    workers = values.get(f"{side}_num_workers") or 0.0
+    if not own["tp_size"] or workers != int(workers):
+        return Spread(1, 1, 1, 1), 0
+    return spread_of(own), int(workers)
 
 
 def formats_of(values: dict[str, Any]) -> tuple[str, str, str]:
@@ -117,6 +130,7 @@ def deployed_formats(model: Model, chip: Chip, engine: str, formats: tuple[str, 
     those with static scales do.
     """
     dense, experts, precision = formats
+    framework = engine.partition("@")[0]
     native = model.native
     latent = any(isinstance(layer.mixer, LatentAttention) for layer in model.layers)
     parts = {part: _of(dense, getattr(native, part)) for part in ("attention", "ffn", "shared")}
@@ -125,9 +139,9 @@ def deployed_formats(model: Model, chip: Chip, engine: str, formats: tuple[str, 
         parts["attention"] = "bf16"
     dense_only, with_experts = (choose_formats(model, chip, weights=parts[p]) for p in ("ffn", "experts"))
     wide = (
-        "fp8" if "fp4" in chip.peaks or (engine == "vllm" and parts["experts"] == "fp8_block") else native.kv
+        "fp8" if "fp4" in chip.peaks or (framework == "vllm" and parts["experts"] == "fp8_block") else native.kv
     )
-    if engine == "trtllm" and parts["ffn"] == "fp8_static":
+    if framework == "trtllm" and parts["ffn"] == "fp8_static":
         wide = "fp8"
     kv = native.kv if precision in ("", "bf16") else wide
     return replace(

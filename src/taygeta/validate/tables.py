@@ -76,6 +76,13 @@ _SERVED_TEXTS = (
 _SERVED_SIZES = (
     "concurrency", "batch_size", "tp_size", "pp_size", "attention_dp_size", "moe_tp_size", "moe_ep_size",
 )  # fmt: skip
+_SIDES = tuple(
+    f"{side}_{name}"
+    for side in ("prefill", "decode")
+    for name in (
+        "num_workers", "batch_size", "tp_size", "pp_size", "attention_dp_size", "moe_tp_size", "moe_ep_size",
+    )
+)  # fmt: skip
 _PEERS = tuple(
     Column(f"aiconfigurator_{mode}_{what}_s", TIME, None, True)
     for mode in ("silicon", "hybrid")
@@ -120,7 +127,7 @@ E2E = Table(
         (
             *(Column(name, TEXT, "", True) for name in _SERVED_TEXTS),
             Column("mode", TEXT, "agg"),
-            *(Column(name, SIZE, None, True) for name in _SERVED_SIZES),
+            *(Column(name, SIZE, None, True) for name in (*_SERVED_SIZES, *_SIDES)),
             Column("ttft_s", TIME, None, True),
             Column("clean", FLAG, True, True),
             *_PEERS,
