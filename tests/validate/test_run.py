@@ -209,7 +209,7 @@ def test_the_report_starts_with_what_a_reader_wants(perfect):
     short = text[start:end].splitlines()
     assert "| rows of | H100 | roofline |" in short
     assert any(line.startswith("| matrix multiply, bf16 | 0.0 / 0.0 |") for line in short)
-    assert "| Taygeta | 0.0 % | 0.0 % | 0.0 % | 2 of 2 |" in short
+    assert "| TPOT | Taygeta | 0.0 % | 0.0 % | 0.0 % | 2 of 2 |" in short
 
 
 def test_filters_that_errors_of_predictions_led_to_are_marked(perfect):

@@ -6,9 +6,8 @@ import numpy as np
 
 from taygeta.base.formats import format_of
 from taygeta.cost import step as s
-from taygeta.cost.experts import ExpertsConstants
 from taygeta.cost.matmul import MatmulConstants
-from taygeta.cost.silicon import constants, core_port
+from taygeta.cost.silicon import constants, core_port, experts_constants
 from taygeta.cost.vector import QuantiseConstants
 from taygeta.graph.ops import BATCH_AXES, AttentionShape, ExpertShape, Graph, Op, ScanShape
 from taygeta.spec.deployment import Deployment
@@ -132,7 +131,7 @@ def _fused_norm(op: Op) -> tuple[float, ...]:
 def _experts(op: Op, shape: ExpertShape, d: Deployment) -> tuple[float, ...]:
     weights, activations = format_of(op.weight_format), format_of(op.reads[0].format)
     mode = peak_mode(op, d)
-    tuned = constants(ExpertsConstants, "experts", d.chip)
+    tuned = experts_constants(d.chip, d.engine, d.formats.experts)
     taken = weights.bits >= 16 or d.chip.computes(weights.name)  # by the tensor unit as they are
     return (
         shape.experts, shape.top_k, shape.width, -(-shape.d_ff // shape.tp), 2.0 if shape.gated else 1.0, shape.ep,

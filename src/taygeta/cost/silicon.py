@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from taygeta.base.errors import InputError
+from taygeta.base.formats import format_of
 from taygeta.cost.attention import AttentionConstants
 from taygeta.cost.collective import MESH, SHARED, SWITCH, TORUS, CollectiveConstants, Link
 from taygeta.cost.experts import ExpertsConstants
@@ -31,8 +32,10 @@ NO_LINK = Link(1.0, 1.0, SWITCH, 1.0, 1.0, 1.0, 0.0)  # never used: a collective
 Constants = TypeVar("Constants", bound=tuple[Any, ...])
 
 
-def silicon(chip: Chip, engine: Engine | None = None) -> Silicon:
-    """Return what the kernels know of a chip, under an engine whose own all-reduce kernels it runs.
+def silicon(chip: Chip, engine: Engine | None = None, expert_weights: str = "") -> Silicon:
+    """Return what the kernels know of a chip, under an engine whose own all-reduce and expert kernels it runs.
+
+    expert_weights: the format of the experts' weights, which chooses their kernel.
 
     Raises InputError when neither the chip nor its family has a constant.
     """
@@ -43,7 +46,7 @@ def silicon(chip: Chip, engine: Engine | None = None) -> Silicon:
         vector=constants(VectorConstants, "vector", chip),
         attention=constants(AttentionConstants, "attention", chip, usable_cache=_usable_cache(chip)),
         scan=constants(ScanConstants, "scan", chip),
-        experts=constants(ExpertsConstants, "experts", chip),
+        experts=experts_constants(chip, engine, expert_weights),
         collective=collective_constants(chip, engine),
         link=link_of(chip.link),
         network=link_of(chip.network),
@@ -100,6 +103,18 @@ def collective_constants(chip: Chip, engine: Engine | None) -> CollectiveConstan
     return constants(
         CollectiveConstants, "collective", chip, **{name: v for name, v in own.items() if name not in stated}
     )
+
+
+def experts_constants(chip: Chip, engine: Engine | None, weights: str) -> ExpertsConstants:
+    """Return the constants of expert layers: of the first library of the engine that the chip has constants for."""
+    library = ""
+    if engine is not None and weights:
+        bits = format_of(weights).bits
+        names = engine.experts_wide if bits >= 16 else engine.experts_eight if bits >= 8 else engine.experts_four
+        takes = bits >= 8 or chip.computes(weights)  # narrower weights are widened by kernels of their own
+        known = (n for n in names.split() if takes and f"experts.{n}.launches" in chip.constants)
+        library = next(known, "")
+    return constants(ExpertsConstants, "experts", chip, library)
 
 
 def core_port(chip: Chip, kernel: str) -> float:

@@ -36,7 +36,7 @@ class StepModel:
     def __init__(self, deployment: Deployment, compiled: bool = False, graphs: tuple[Graph, ...] | None = None) -> None:
         self.deployment = deployment
         self.graphs = graphs or stages(deployment)
-        self.silicon = silicon(deployment.chip, deployment.engine)
+        self.silicon = silicon(deployment.chip, deployment.engine, deployment.formats.experts)
         self.tables = [lower(graph, deployment) for graph in self.graphs]
         self._ops = [[(op, repeats) for op, repeats in graph.ops()] for graph in self.graphs]
         self._expand_from = max(

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from taygeta.base.errors import InputError, UnsupportedError
 from taygeta.base.formats import format_of
 from taygeta.spec.deployment import Deployment
-from taygeta.spec.engine import SETTABLE_POLICIES
+from taygeta.spec.engine import SETTABLE_POLICIES, Engine
 from taygeta.spec.model import MoeFfn
 
 TARGETS = ("vllm", "sglang", "trtllm")
@@ -52,12 +52,25 @@ def emit(d: Deployment, target: str, longest: int | None = None) -> Launch:
     launch = _ENGINES[target](d, longest)
     notes = [*launch.notes, *_weights_note(d, target)]
     if d.replicas > 1:
-        notes.insert(0, f"one of {d.replicas} replicas; each takes {d.parallelism.chips} chips")
+        chips = "1 chip" if d.parallelism.chips == 1 else f"{d.parallelism.chips} chips"
+        notes.insert(0, f"one of {d.replicas} replicas; each takes {chips}")
     if d.engine.framework != target:
         notes.append(f"planned with the scheduler and the host times of {d.engine.name}, not of {target}")
     if d.parallelism.sequence:
         notes.append("sequence parallelism is the engine's own choice here")
     return Launch(launch.command, launch.files, tuple(notes))
+
+
+def check_memory(e: Engine, target: str) -> None:
+    """Refuse, before a search, a target that counts its memory in another way than the engine that is planned with.
+
+    Raises UnsupportedError.
+    """
+    if e.memory_of != _MEMORY[target]:
+        raise UnsupportedError(
+            f"{target} cannot be started with a fraction of {e.memory_of} memory, as {e.framework} has: plan with"
+            f" --engine {target}."
+        )
 
 
 def _vllm(d: Deployment, longest: int | None) -> Launch:
@@ -161,6 +174,7 @@ _MEMORY = {"vllm": "total", "sglang": "static", "trtllm": "free"}
 def _refuse(d: Deployment, target: str) -> None:
     """Refuse what an engine cannot do, by name."""
     e, p = d.engine, d.parallelism
+    check_memory(e, target)
     moe = any(isinstance(layer.ffn, MoeFfn) for layer, _ in d.model.kinds())
     all_ranks, has = p.tp * p.dp, SETTABLE_POLICIES[target]
     reasons = (
@@ -170,7 +184,6 @@ def _refuse(d: Deployment, target: str) -> None:
         (target == "trtllm" and p.dp > 1 and p.tp > 1, f"attention data parallelism with tp={p.tp}: use tp=1"),
         (e.policy not in has, f"the policy {e.policy}: it has {' and '.join(has)}"),
         (d.formats.kv not in _KV[target], f"a KV cache in {d.formats.kv}: it has {', '.join(_KV[target])}"),
-        (e.memory_of != _MEMORY[target], f"a fraction of {e.memory_of} memory, as {e.framework} has"),
         (target == "trtllm" and e.reserve not in _CAPACITY, f"a reserve of {e.reserve:g}: it reserves all or nothing"),
         (target != "trtllm" and e.wait_steps > 0, f"a wait of {e.wait_steps} steps for prompts"),
     )

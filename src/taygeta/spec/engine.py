@@ -14,6 +14,7 @@ from typing import Any
 
 from taygeta.base import units
 from taygeta.base.errors import InputError, UnknownNameError
+from taygeta.spec.fields import LIBRARIES
 
 MEMORIES = ("total", "static", "free")
 POLICIES = ("mixed", "prefill_first", "decode_first")
@@ -56,7 +57,9 @@ class Engine:
     Kernels. fused_all_reduce: the all-reduce, the residual add and the norm are one kernel. fused_epilogues: rotary
     embedding, activation functions and casts ride on the neighbouring matrix multiply. quantise_launches: kernels of
     its own for quantising the activations of a multiply. direct_start, direct_second, direct_efficiency: the engine's
-    own one- and two-shot all-reduce kernels, as taygeta.cost.collective names them.
+    own one- and two-shot all-reduce kernels, as taygeta.cost.collective names them. experts_wide, experts_eight,
+    experts_four: libraries of expert layers with weights of 16, 8 and 4 bits, the first for which the chip has
+    constants; the chip's own where it has none.
     """
 
     name: str
@@ -70,6 +73,9 @@ class Engine:
     direct_start: float
     direct_second: float
     direct_efficiency: float
+    experts_wide: str = ""
+    experts_eight: str = ""
+    experts_four: str = ""
     memory_of: str = "total"
     policy: str = "mixed"
     sequence_limit: int = 256
@@ -240,6 +246,11 @@ def checked(key: str, value: Any, where: str) -> Any:
         if str(value).lower() not in ("true", "false"):
             raise InputError(f"{where} must be true or false, not {value!r}.")
         return str(value).lower() == "true"
+    if key.startswith("experts_"):
+        unknown = [name for name in str(value).split() if name not in LIBRARIES]
+        if unknown:
+            raise InputError(f"{where} names libraries of {', '.join(LIBRARIES)}, not {unknown[0]!r}.")
+        return str(value)
     number = units.parse(value, _DIMENSIONS[key], where)
     if kind == "int":
         if number < _LEAST.get(key, 1) or number != int(number):

@@ -183,6 +183,11 @@ _PER_FORMAT = (
     "quantise.fixed_seconds",
     "quantise.core_bytes",
 )
+# Constants of expert layers that another kernel library than the chip's own has, as experts.triton.launches.
+LIBRARIES = ("triton", "trtllm_gen")
+_PER_LIBRARY = tuple(
+    f"experts.{name}" for name in ("tensor_efficiency", "vector_share", "launches", "per_expert", "row_elements")
+)
 # Held-out errors: the ratio within which 80 % of measurements on silicon that was not fitted lie, minus one.
 _ERRORS = ("step", "matmul", "attention", "experts", "collective")
 
@@ -196,6 +201,10 @@ def _calibration() -> tuple[Field, ...]:
             for fmt in FORMATS:
                 path = f"calibration.{kernel}.{fmt}.{constant}"
                 out.append(Field(path, dimension, f"{name} of {fmt}: {meaning}", more))
+        if name in _PER_LIBRARY:
+            for library in LIBRARIES:
+                path = f"calibration.experts.{library}.{name.partition('.')[2]}"
+                out.append(Field(path, dimension, f"{name} of {library} kernels: {meaning}", more))
     errors = [Field(f"calibration.error.{n}", units.RATIO, f"held-out error of {n} predictions") for n in _ERRORS]
     return (*out, *errors)
 
