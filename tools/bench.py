@@ -14,6 +14,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+TRACE = Path(__file__).parents[2] / "shared/traces/azure-2023/AzureLLMInferenceTrace_conv.csv"
+# Vidur (arXiv:2405.05465) on that trace: its requests, and its CPU seconds once its forests are trained.
+VIDUR_REQUESTS, VIDUR_SECONDS = 19_366, 210.0
 
 
 def seconds(call: Callable[[], object], repeats: int = 5) -> float:
@@ -65,6 +70,75 @@ def million_matmuls() -> float:
     return seconds(lambda: matmul_seconds(h100, "bf16", shapes), 2)
 
 
+def vidur_traffic() -> tuple[str, Any]:
+    """The Azure conversation trace with its name; without its file, as many requests of the same statistics."""
+    from taygeta.serving.options import TrafficOptions, build_traffic
+    from taygeta.serving.trace import load_trace
+
+    if TRACE.exists():
+        return "the Azure conversation trace", load_trace(TRACE)
+    return "the workload chat, of the statistics of Azure's trace", build_traffic(
+        TrafficOptions(workload="chat", requests=VIDUR_REQUESTS)
+    )
+
+
+def replay(traffic: Any) -> tuple[float, float]:
+    """CPU seconds of a warm replay on 4 replicas of Llama-2-7B on A100, and of each of its steps."""
+    import taygeta as tg
+    from taygeta.serving.simulate import simulate
+
+    d = tg.deploy("meta-llama/Llama-2-7b", on="a100:4", tp=1)
+    best, steps = float("inf"), 1
+    simulate(d, traffic)  # compiles
+    for _ in range(3):
+        start = time.process_time()
+        steps = int(simulate(d, traffic).outcome.steps.sum())
+        best = min(best, time.process_time() - start)
+    return best, best / steps
+
+
+MILLION = """
+import resource, sys, time
+import taygeta as tg
+from taygeta.serving.options import TrafficOptions, build_traffic
+from taygeta.serving.simulate import simulate
+start = time.perf_counter()
+traffic = build_traffic(TrafficOptions(workload="chat", rate=88.0, requests=1_000_000))
+found = simulate(tg.deploy("meta-llama/Llama-2-7b", on="a100:64", tp=1), traffic)
+assert found.answered == 1_000_000
+unit = 1 if sys.platform == "darwin" else 1024
+print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+"""
+"""A million requests of Azure's lengths over 64 replicas, each at the load of the replay: prints seconds and bytes."""
+
+
+def million_requests() -> tuple[float, float]:
+    """Seconds and bytes at the peak of a fresh process that serves MILLION."""
+    said = subprocess.run([sys.executable, "-c", MILLION], check=True, capture_output=True, text=True).stdout
+    seconds_taken, peak = map(float, said.split())
+    return seconds_taken, peak
+
+
+def serving() -> list[str]:
+    """Rows of the table of serving: what, measured, limit or published figure, and the ratio to it."""
+    name, traffic = vidur_traffic()
+    cpu, step = replay(traffic)
+    rate, vidur = len(traffic) / cpu, VIDUR_REQUESTS / VIDUR_SECONDS
+    took, peak = million_requests()
+    first = command("simulate", "llama-3.1-8b", "--isl", "1024", "--osl", "128", "--rate", "4", "--requests", "100")
+    return [
+        "| serving | measured | held against | ratio |",
+        "|---|---|---|---|",
+        f"| requests per CPU second, warm: {name}, 4 replicas | {rate:,.0f} | 10,000 at least | {rate / 1e4:.2f} x |",
+        f"| the same over Vidur's {VIDUR_REQUESTS:,} requests in {VIDUR_SECONDS:g} CPU s | {rate:,.0f} | {vidur:,.0f}"
+        f" | {rate / vidur:.0f} x |",
+        f"| CPU of a simulated step of it, us | {step * 1e6:.3g} | | |",
+        f"| a million requests over 64 replicas, a new process, s | {took:.3g} | 120 | {took / 120:.0%} |",
+        f"| its memory at the peak, MB | {peak / 1e6:,.0f} | 2000 | {peak / 2e9:.0%} |",
+        f"| a first result: `taygeta simulate` in a new process, s | {first:.3g} | 5 | {first / 5:.0%} |",
+    ]
+
+
 def plan_of_10000() -> tuple[float, int]:
     """Seconds of a search, scaled to 10,000 deployments, and how many it tried."""
     import taygeta as tg
@@ -96,6 +170,7 @@ def main() -> None:
     lines += [f"| {name} | {value:.3g} | {limit:g} | {value / limit:.0%} |" for name, value, limit in rows]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     lines += [f"| memory of this process at its largest, MB | {peak:,.0f} | 1000 | {peak / 1000:.0%} |"]
+    lines += ["", *serving()]
     text = "\n".join(lines)
     print(text)
     if options.markdown:

@@ -92,6 +92,7 @@ def test_without_traffic_a_plan_is_in_closed_form() -> None:
         (["--engine-set", "token_budget=9"], "--engine-set needs traffic"),
         (["--turns", "3"], "--turns needs traffic"),
         (["--emit", "tgi"], "--emit takes vllm, sglang or trtllm, not 'tgi'."),
+        ([*LOAD, *SLO, "--emit", "sglang"], "as vllm has: plan with --engine sglang."),
         ([*LOAD], "A plan on a traffic needs a limit"),
         ([*LOAD, "--tpot", "1s", "--prefill", "1s"], "--prefill has no meaning under traffic"),
         ([*LOAD, "--tpot", "1s", "--share", "120%"], "--share takes a share such as 99% or 0.99, not '120%'."),

@@ -215,12 +215,27 @@ def test_an_interrupt_leaves_results(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         ([*LOAD, "--rows", "/"], "--rows / is a directory: give the name of a file."),
         ([*LOAD, "--perfetto", "/no/x"], "--perfetto /no/x cannot be written: /no is no directory."),
         ([*LOAD, "--rows", "x", "--loads", "1"], "--rows is of one run: leave --loads out."),
+        ([*LOAD, "--speculate", "0:0.5"],
+         "Speculation is written TOKENS:ACCEPTANCE[:SHARE] such as 3:0.7 or 3:0.7:0.05, not '0:0.5'."),
+        ([*LOAD, "--lengths", "lognormal:-1"], "The deviation of the logarithm of a length must be 0 to 10, not -1."),
+        ([*LOAD, "--router", "math:isnan"],
+         "The router isnan failed: TypeError: math.isnan() takes exactly one argument (2 given)."),
+        ([*LOAD, "--ep", "0"], "ep must be 1 or more, not 0."),
+        ([*LOAD, "--tp", "0"], "A deployment needs 1 to 131,072 chips, not 0."),
         ([*LOAD, "--scale", "2"], "--scale has no meaning here: it is of a --trace."),
     ],
 )  # fmt: skip
 def test_errors_are_one_sentence(words: list[str], message: str) -> None:
     result = run(MODEL, *words)
     assert (result.exit_code, result.stdout, result.stderr) == (2, "", f"error: {message}\n")
+
+
+def test_a_block_of_no_tokens_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "hashed.jsonl"
+    path.write_text('{"timestamp": 0, "input_length": 512, "output_length": 5, "hash_ids": [1]}\n')
+    result = run(MODEL, "--trace", str(path), "--block", "0")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == "error: A block of a hashed prefix must have 1 to 4,194,304 tokens, not 0.\n"
 
 
 def test_what_the_simulator_refuses_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

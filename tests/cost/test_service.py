@@ -23,7 +23,8 @@ def test_tpot_is_step_host_and_share_of_prefills():
     step = model.seconds(decode)[0]
     slow, more = d.engine.prompt_slowdown, d.engine.prompt_step
     mixed = model.seconds(tg.Batch.prefill(1, 1000) + decode)[0]  # one chunk, within the token budget
-    stall = slow * mixed + more - step
+    shared = (1 - math.exp(-9 / 500)) / (9 / 500)  # steps that hold prompts, for each prompt
+    stall = slow * (mixed - step) + shared * ((slow - 1) * step + more)
     host = d.engine.host_step + 9 * d.engine.host_request
     assert found.tpot.nominal == pytest.approx(step + host + stall * 8 / 500)
     prefill = slow * model.seconds(tg.Batch.prefill(1, 1000))[0] + more
@@ -35,7 +36,9 @@ def test_tpot_is_step_host_and_share_of_prefills():
 def test_prefills_alone_come_one_by_one_where_lengths_vary():
     d = tg.deploy("llama-3.1-8b", on="h100", engine="sglang")
     model = StepModel(d)
-    prefill = d.engine.prompt_slowdown * model.seconds(tg.Batch.prefill(1, 1000))[0] + d.engine.prompt_step
+    shared = (1 - math.exp(-4 / 500)) / (4 / 500)
+    alone = model.seconds(tg.Batch.prefill(1, 1000))[0]
+    prefill = d.engine.prompt_slowdown * alone + shared * d.engine.prompt_step
     step = model.seconds(tg.Batch.decode(4, 1250))[0]
     host = d.engine.host_step + 4 * d.engine.host_request
     found = tpot_seconds(model, d, Load(1000, 500, 4), 4)

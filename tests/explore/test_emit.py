@@ -120,7 +120,7 @@ def with_engine(d: Deployment, **fields: object) -> Deployment:
     ("d", "target", "text"),
     [
         (served("vllm"), "tgi", "--emit takes vllm, sglang or trtllm, not 'tgi'."),
-        (served("vllm"), "sglang", "sglang cannot be started with a fraction of total memory, as vllm has."),
+        (served("vllm"), "sglang", "sglang cannot be started with a fraction of total memory, as vllm has: plan with"),
         (served("vllm", tp=1, cp=2), "vllm", "cannot be started with context parallelism over cp=2"),
         (experts("vllm", Parallelism(tp=4, ep=2)), "vllm", "vllm cannot be started with ep=2: use ep=4 or ep=1."),
         (experts("trtllm", Parallelism(tp=2, dp=2, ep=4)), "trtllm", "attention data parallelism with tp=2: use tp=1"),

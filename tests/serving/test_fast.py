@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -175,6 +176,16 @@ def test_bad_names_are_refused(setup: Setup, said: str) -> None:
 def test_a_router_that_returns_nonsense_is_refused(choice: object) -> None:
     with pytest.raises(InputError, match="must return a position of 0 to 1 in the replicas it was given, not"):
         run(busy(), router=lambda request, replicas: choice)  # type: ignore[arg-type, return-value]
+
+
+def test_a_users_function_that_fails_is_named() -> None:
+    def broken(*given: object) -> Any:
+        raise KeyError("load")
+
+    with pytest.raises(InputError, match=r"^The router broken failed: KeyError: 'load'\.$"):
+        run(busy(), router=broken)
+    with pytest.raises(InputError, match=r"^The scheduler broken failed: KeyError: 'load'\.$"):
+        run(busy(), scheduler=broken)
 
 
 @pytest.mark.parametrize("plan", [None, [1], [(1, 2)], "plan"])

@@ -93,10 +93,7 @@ def plan(
     """
     check_page(html)
     if launch is not None:
-        from taygeta.explore.emit import TARGETS
-
-        if launch not in TARGETS:
-            raise InputError(f"--emit takes {', '.join(TARGETS[:-1])} or {TARGETS[-1]}, not {launch!r}.")
+        _check_launch(launch, how, engine_settings or [])
     if any(asked[name] is not None for name in _MEANS_TRAFFIC):
         if prefill is not None:
             raise InputError("--prefill has no meaning under traffic: --ttft is the time to the first token.")
@@ -222,6 +219,17 @@ def _launch(target: str | None, best: Deployment | None, longest: int) -> Launch
     from taygeta.explore import emit as module
 
     return module.emit(best, target, longest)
+
+
+def _check_launch(target: str, how: Mapping[str, Any], fixed: list[str]) -> None:
+    """Refuse what cannot be started before the search, whose result would be lost."""
+    from taygeta.explore.emit import TARGETS, check_memory
+    from taygeta.explore.fleets import engine_settings
+    from taygeta.spec.engine import engine
+
+    if target not in TARGETS:
+        raise InputError(f"--emit takes {', '.join(TARGETS[:-1])} or {TARGETS[-1]}, not {target!r}.")
+    check_memory(replace(engine(how["engine"]), **engine_settings(engine_set(fixed))), target)
 
 
 def _with_launch(document: dict[str, Any], launch: Launch | None) -> dict[str, Any]:

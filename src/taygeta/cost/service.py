@@ -20,6 +20,7 @@ Queueing before the first token is not in it: TTFT comes from simulating the req
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from taygeta.base.errors import InputError
@@ -92,15 +93,28 @@ def prompts_waited(d: Deployment, load: Load, batch: int) -> float:
     return (batch - prompts_together(d, load, batch)) / 2.0
 
 
+def together_share(load: Load, batch: int) -> float:
+    """Return the steps that hold prompts, for each prompt: several that come during one step share the next.
+
+    A step ends batch / osl answers on average, whose successors come independently of each other.
+    """
+    coming = batch / load.osl
+    return -math.expm1(-coming) / coming
+
+
 def stall_seconds(model: StepTimes, d: Deployment, load: Load, batch: int) -> float:
     """Return the time that one prompt adds to the steps of the other requests of its rank, by the engine's policy."""
+    slow = d.engine.prompt_slowdown
     if d.engine.mixes_prefill:
         decode = decode_batch(d, load, batch)
         alone = model.seconds(decode)[0]
-        return sum(prompt_seconds(model, d, chunk + decode) - alone for chunk in prefill_batches(d, load.isl))
+        extra = ((slow - 1.0) * alone + d.engine.prompt_step) * together_share(load, batch)
+        chunks = prefill_batches(d, load.isl)
+        return sum(slow * (model.seconds(chunk + decode)[0] - alone) + extra for chunk in chunks)
     together, budget = prompts_together(d, load, batch), d.engine.token_budget
     chunks = (Batch.prefill(together, min(budget, load.isl - at), at) for at in range(0, load.isl, budget))
-    return sum(prompt_seconds(model, d, chunk) for chunk in chunks) / together
+    extra = d.engine.prompt_step * (together_share(load, batch) if together == 1 else 1.0)
+    return sum(slow * model.seconds(chunk)[0] + extra for chunk in chunks) / together
 
 
 def tpot_seconds(model: StepTimes, d: Deployment, load: Load, batch: int) -> float:

@@ -158,7 +158,7 @@ def parse_speculation(text: str) -> Speculation:
     """
     tokens, *rest = text.split(":")
     wrong = InputError(f"Speculation is written TOKENS:ACCEPTANCE[:SHARE] such as 3:0.7 or 3:0.7:0.05, not {text!r}.")
-    if not tokens.strip().isdecimal() or len(rest) not in (1, 2):
+    if not tokens.strip().isdecimal() or int(tokens) == 0 or len(rest) not in (1, 2):
         raise wrong
     return Speculation(int(tokens), *(_number(part, wrong) for part in rest))
 

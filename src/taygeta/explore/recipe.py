@@ -69,8 +69,8 @@ class Recipe:
         model, chip, corners = self.parts()
         count = split_count(self.on)[1]
         used = self.pp * self.dp * self.cp
-        tp = self.tp or self._default_tp(model, count, used)
-        spread = Parallelism(tp, self.pp, self.ep or 1, self.dp, self.cp, self.sequence)
+        tp = self._default_tp(model, count, used) if self.tp is None else self.tp
+        spread = Parallelism(tp, self.pp, 1 if self.ep is None else self.ep, self.dp, self.cp, self.sequence)
         found = deployment(
             model,
             chip,

@@ -79,8 +79,7 @@ class LogNormal:
     def __post_init__(self) -> None:
         if not 0.5 <= self.median <= MAX_TOKENS:
             raise InputError(f"The median of a length must be 1 to {MAX_TOKENS:,} tokens, not {self.median:g}.")
-        if not 0.0 <= self.sigma <= 10.0:
-            raise InputError(f"The deviation of the logarithm of a length must be 0 to 10, not {self.sigma:g}.")
+        _check_sigma(self.sigma)
         _check_tokens(self.cap, "The cap of a length")
 
     @classmethod
@@ -104,6 +103,7 @@ class LogNormal:
         if p90 is not None:
             sigma = _sigma(centre, p90, of_mean=median is None)
         assert sigma is not None  # noqa: S101 - for the type checker
+        _check_sigma(sigma)  # its square below would hide a sign
         return cls(centre if mean is None else mean * math.exp(-(sigma**2) / 2), sigma, cap)
 
     @property
@@ -219,6 +219,11 @@ def _sigma(centre: float, p90: float, of_mean: bool) -> float:
 
 def _normal(x: float) -> float:
     return math.erfc(-x / math.sqrt(2)) / 2
+
+
+def _check_sigma(sigma: float) -> None:
+    if not 0.0 <= sigma <= 10.0:
+        raise InputError(f"The deviation of the logarithm of a length must be 0 to 10, not {sigma:g}.")
 
 
 def _check_tokens(tokens: int, what: str) -> None:

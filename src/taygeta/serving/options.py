@@ -88,7 +88,8 @@ def parse_lengths(text: str, tokens: int) -> Lengths:
 
     tokens: all, the largest, or the mean. Raises InputError.
     """
-    kind, *numbers = text.strip().lower().replace("-", "").split(":")
+    kind, *numbers = text.strip().lower().split(":")
+    kind = kind.replace("-", "")  # log-normal too; the sign of a number stays
     if kind == "fixed" and not numbers:
         return Fixed(tokens)
     if kind == "uniform" and len(numbers) <= 1:
@@ -117,7 +118,8 @@ def parse_arrivals(text: str, rate: float) -> Arrivals:
 def _from_trace(options: TrafficOptions, path: str) -> Traffic:
     if options.scale is not None and options.rate is not None:
         raise InputError("--scale and --rate both set the rate of a trace: give one of them.")
-    found = load_trace(path, sort=options.sort, unit=options.unit, block=options.block or BLOCK)
+    block = BLOCK if options.block is None else options.block
+    found = load_trace(path, sort=options.sort, unit=options.unit, block=block)
     if options.requests is not None:
         found = found.take(options.requests)
     if options.scale is not None:

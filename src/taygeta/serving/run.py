@@ -109,9 +109,18 @@ def imported(name: str, role: str, known: str) -> Callable[..., Any]:
     return found
 
 
+def _called(function: Callable[..., Any], role: str, *given: Any) -> Any:
+    """Return what a user's function returns. Raises InputError for whatever it raises: it is no defect of the run."""
+    try:
+        return function(*given)
+    except Exception as error:
+        name = getattr(function, "__name__", type(function).__name__)
+        raise InputError(f"The {role} {name} failed: {type(error).__name__}: {error}.") from error
+
+
 def _checked_router(router: Router) -> Router:
     def route(request: Flight, replicas: Any) -> int:
-        choice = router(request, replicas)
+        choice = _called(router, "router", request, replicas)
         if isinstance(choice, bool) or not hasattr(choice, "__index__") or not 0 <= choice < len(replicas):
             raise InputError(
                 f"The router must return a position of 0 to {len(replicas) - 1} in the replicas it was given,"
@@ -124,7 +133,7 @@ def _checked_router(router: Router) -> Router:
 
 def _checked_scheduler(scheduler: Scheduler) -> Scheduler:
     def schedule(rank: Any, limits: Any) -> Plan:
-        plan = scheduler(rank, limits)
+        plan = _called(scheduler, "scheduler", rank, limits)
         good = isinstance(plan, list) and all(
             isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], Flight) and type(item[1]) is int
             for item in plan
