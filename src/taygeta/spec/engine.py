@@ -162,8 +162,11 @@ def engine(name: str) -> Engine:
 
 
 def benchmarks(name: str) -> tuple[str, ...]:
-    """Return the public benchmarks for which an engine has settings of their own."""
-    return tuple(sorted(tomllib.loads(_files()[name].read_text(encoding="utf-8")).get("benchmark", {})))
+    """Return the public benchmarks for which an engine has settings of their own. Raises UnknownNameError."""
+    files = _files()
+    if name.lower() not in files:
+        raise UnknownNameError("Engine", name, files, f"Engines are {', '.join(engine_names())}.")
+    return tuple(sorted(tomllib.loads(files[name.lower()].read_text(encoding="utf-8")).get("benchmark", {})))
 
 
 @cache

@@ -21,11 +21,13 @@ from taygeta.base.errors import InputError
 from taygeta.cost.service import MAX_TOKENS
 from taygeta.serving.traffic import Traffic, make_traffic
 from taygeta.spec.chip import Chip
+from taygeta.spec.engine import benchmarks, engine
 
 INFERENCEX, GAP = "inferencex", "gap_analysis"
 # Input and output lengths of the public InferenceX benchmark: such rows of other sources repeat its runs
 # (48 of the 51 rows of gap_analysis with Qwen3.5 have its TTFT and TPOT to 0.1 %).
 DRAWN_SCENARIOS = ((1024, 1024), (1024, 8192), (8192, 1024))
+# Told apart after errors of one of them had stood out.
 THOUSAND = 1000  # one campaign of gap_analysis has lengths in whole thousands, the other in powers of two
 LOWEST_SHARE = 0.8  # of the nominal lengths, where they are drawn
 ROUNDS = 10  # prompts for each request in flight
@@ -55,24 +57,25 @@ class Harness:
 
 
 def harness_of(values: dict[str, Any], concurrency: int) -> Harness:
-    """Return how a row of an end-to-end table was measured. Raises InputError for lengths that no model has."""
+    """Return how a row of an end-to-end table was measured. Raises InputError for an engine or lengths unknown."""
     scenario = (values["isl"], values["osl"])
     for name, tokens in zip(("isl", "osl"), scenario, strict=True):
         if not 1 <= tokens <= MAX_TOKENS:
             raise InputError(f"{name} must be 1 to {MAX_TOKENS:,}, not {tokens:g}.")
     if values["source"] != GAP or scenario in DRAWN_SCENARIOS:
         return Harness(int(values["isl"]), int(values["osl"]), concurrency, True, INFERENCEX)
-    waves = values["backend"] == "sglang" and values["isl"] % THOUSAND != 0
+    alone = engine(f"{values['backend']}@{GAP}").policy == "prefill_first"
+    waves = alone and values["isl"] % THOUSAND != 0
     return Harness(int(values["isl"]), int(values["osl"]), concurrency, not waves, GAP)
 
 
-def recipe_of(engine: str, chip: Chip, harness: Harness) -> str:
+def recipe_of(name: str, chip: Chip, harness: Harness) -> str:
     """Return the name of the engine as the benchmark runs it.
 
-    InferenceX gives SGLang on chips that compute in 4 bits a look at arrivals every 10 steps, every 30 from 16 requests
-    in flight on (scheduler-recv-interval).
+    On chips that compute in 4 bits, InferenceX gives an engine with recipes of its own for them a look at arrivals
+    every 10 steps, every 30 from 16 requests in flight on (SGLang's scheduler-recv-interval). Raises
+    UnknownNameError.
     """
-    name = f"{engine}@{harness.benchmark}"
-    if engine == "sglang" and harness.benchmark == INFERENCEX and "fp4" in chip.peaks:
-        name += "-30" if harness.concurrency >= LOADED else "-10"
-    return name
+    often = f"{harness.benchmark}-{30 if harness.concurrency >= LOADED else 10}"
+    own = "fp4" in chip.peaks and often in benchmarks(name)
+    return f"{name}@{often if own else harness.benchmark}"

@@ -47,13 +47,15 @@ rows found errors of TTFT twice as large with medians, or with the burst left ou
   ten prompts for each request in flight, input and output lengths drawn apart from 0.8 to 1.0 of the nominal
   ones, a new request as soon as one ends, no prefix shared.
 - gap_analysis: fixed lengths in waves for SGLang at lengths in powers of two; drawn ones for engines that mix
-  prompts into decode steps, whose waves break up, and for the campaign at lengths in thousands.
+  prompts into decode steps, whose waves break up, and for the campaign at lengths in thousands. This was
+  decided with the errors of both in view.
 - The engine is the recipe `engine@benchmark` of data/engines: scheduler settings from the public recipes or
   the engine's defaults, each with its source; host times, the time of a step that holds prompts and the delay
   of a first token fitted by simulation on samples of 35 to 80 rows, once for each engine and benchmark. The
   rest of the rows was in no fit. SGLang on chips that compute in 4 bits looks at arrivals every 10 steps, from
   16 requests in flight on every 30, as the public recipes set it.
-- Memory decides how many requests run at once, by each engine's own rule of what its fraction is of.
+- Memory decides how many requests run at once, by each engine's own rule of what its fraction is of. A run
+  whose weights, or whose longest request, would not fit took place all the same: there memory bounds nothing.
 - Disaggregated rows are answered where they say how many workers each side has; caches are sent over the
   chip's network link.
 
