@@ -20,7 +20,8 @@ REPOSITORY = Path(__file__).parents[1]
 # Lowest first; a folder imports from itself and from folders before it. spec and numerics are siblings, as are the
 # leaves at the end.
 ORDER = (
-    "base", "spec", "frontend", "graph", "economics", "cost", "serving", "explore", "api", "report", "validate", "app",
+    "base", "numerics", "spec", "graph", "frontend", "economics", "cost", "compiler", "machine", "serving", "explore",
+    "api", "report", "endpoint", "validate", "app",
 )  # fmt: skip
 FILES = sorted(ROOT.rglob("*.py"))
 
