@@ -79,6 +79,15 @@ class Fields:
             raise InputError(f"{self.where}: {name} must be {wanted}, not {shown(value)}.")
         return value
 
+    def number(self, name: str, default: float, least: float = 0.0, most: float = 1e12) -> float:
+        """Return a number between `least` and `most`; a missing or null field takes `default`. Raises InputError."""
+        value = self.get(name)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+            raise InputError(f"{self.where}: {name} must be a number from {least:g} to {most:g}, not {shown(value)}.")
+        return float(value)
+
     def flag(self, name: str, default: bool) -> bool:
         """Return true or false; a missing or null field takes `default`. Raises InputError."""
         value = self.get(name)

@@ -96,7 +96,10 @@ def import_dense(fields: Fields, model_type: str) -> Model:
     if style.activation_field != "hidden_act":
         fields.only("hidden_act", ffn.activation, "gelu")  # Gemma keeps this field and does not read it
     windows = read_windows(fields, size, style)
-    layers = tuple(Layer(replace(attention, window=window), ffn, style.norms) for window in windows)
+    post = style.norms == 4
+    if post:
+        fields.only("use_bidirectional_attention", False)
+    layers = tuple(Layer(replace(attention, window=w), ffn, style.norms, post_norms=post) for w in windows)
     modules = fields.count(style.mtp_field, MAX_LAYERS, least=0, default=0) if style.mtp_field else 0
     return Model(
         name="",
@@ -125,7 +128,8 @@ def read_windows(fields: Fields, size: Size, style: Style) -> tuple[int | None, 
     window = None if style.window == "none" else read_window(fields)
     used = fields.flag("use_sliding_window", False) if style.window == "upper" else True
     first = fields.count("max_window_layers", MAX_LAYERS, least=0, default=28) if style.window == "upper" else 0
-    period = style.period and fields.count("sliding_window_pattern", MAX_LAYERS, default=style.period)
+    again = fields.count("_sliding_window_pattern", MAX_LAYERS, default=style.period) if style.period else 0
+    period = style.period and fields.count("sliding_window_pattern", MAX_LAYERS, default=again)
     if style.window == "none":
         fields.only("sliding_window")
         sliding = [False] * count

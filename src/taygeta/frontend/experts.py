@@ -64,7 +64,9 @@ def import_qwen3_moe(fields: Fields) -> Model:
     fields.only("shared_expert_intermediate_size", 0)
     attention = read_grouped(fields, size.d_model, qk_norm=style.qk_norm, **read_biases(fields, style))
     activation = read_activation(fields)
-    experts = fields.count("num_experts", MAX_EXPERTS)
+    # transformers 5 writes num_local_experts, published files have num_experts
+    name = "num_local_experts" if fields.has("num_local_experts") and not fields.has("num_experts") else "num_experts"
+    experts = fields.count(name, MAX_EXPERTS)
     moe = MoeFfn(
         experts,
         read_top_k(fields, experts),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from taygeta.base.errors import InputError, UnsupportedError
+from taygeta.frontend.arithmetic import with_arithmetic
 from taygeta.frontend.config import Fields, check_nesting, read_json, shown
 from taygeta.frontend.dense import STYLES, import_dense, import_gpt2
 from taygeta.frontend.experts import (
@@ -137,8 +138,8 @@ def import_config(config: Mapping[str, Any], name: str, source: str, where: str 
     text, notes = outer, ()
     if outer_type in WRAPPERS:
         text, notes = _text_model(outer, outer_type)
-    family = FAMILIES[_model_type(text, WRAPPERS.get(outer_type, (outer_type,)))]
-    model = family(text)
+    text_type = _model_type(text, WRAPPERS.get(outer_type, (outer_type,)))
+    model = with_arithmetic(text, text_type, FAMILIES[text_type](text))
     if text is not outer and outer.has("tie_word_embeddings"):
         model = replace(model, tied=outer.flag("tie_word_embeddings", False))
     quantisation = text.section("quantization_config") or outer.section("quantization_config")

@@ -8,7 +8,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from taygeta.graph.ops import STORED_ELSEWHERE, AttentionShape, Block, ExpertShape, Graph, Op, ScanShape, Slab
+from taygeta.graph import flow
+from taygeta.graph.ops import (
+    STORED_ELSEWHERE,
+    AttentionShape,
+    Block,
+    ExpertShape,
+    Graph,
+    Op,
+    ScanShape,
+    Slab,
+    Visit,
+)
 from taygeta.spec.deployment import Formats
 from taygeta.spec.model import (
     Attention,
@@ -32,21 +43,36 @@ SOFTMAX_FLOP = 4.0
 
 
 def build(
-    model: Model, formats: Formats, layers: tuple[Layer, ...] | None = None, first: bool = True, last: bool = True
+    model: Model,
+    formats: Formats,
+    layers: tuple[Layer, ...] | None = None,
+    first: bool = True,
+    last: bool = True,
+    start: int = 0,
 ) -> Graph:
-    """Return the graph of `layers` (all by default), with the embedding if `first` and the head if `last`."""
+    """Return the graph of `layers` (all by default), with the embedding if `first` and the head if `last`.
+
+    start: the number of the first of these layers in the model.
+    """
     builder = _Builder(model, formats, first)
+    found = model.layers if layers is None else layers
     blocks: list[Block] = []
     if first:
-        blocks.append(Block("embedding", builder.embedding()))
-    counts: dict[Layer, int] = {}
-    for layer in model.layers if layers is None else layers:
-        counts[layer] = counts.get(layer, 0) + 1
-    for index, (layer, count) in enumerate(counts.items()):
-        blocks.append(Block(f"layer kind {index + 1}", builder.layer(layer), count))
+        blocks.append(flow.embedding(Block("embedding", builder.embedding()), model))
+    kinds: dict[Layer, int] = {}
+    known: dict[int, int] = {}  # by identity: most layers of a model are few objects, and comparing them takes time
+    for layer in found:
+        if id(layer) not in known:
+            known[id(layer)] = kinds.setdefault(layer, len(kinds))
+    which = [known[id(layer)] for layer in found]
+    order = [Visit(len(blocks) + kind, start + i) for i, kind in enumerate(which)]
+    for layer, kind in kinds.items():
+        block = Block(f"layer kind {kind + 1}", builder.layer(layer), which.count(kind))
+        blocks.append(flow.layer(block, layer, model))
     if last:
-        blocks.append(Block("head", builder.head()))
-    return Graph(tuple(blocks))
+        blocks.append(flow.head(Block("head", builder.head()), model))
+        order.append(Visit(len(blocks) - 1))
+    return Graph(tuple(blocks), ((Visit(0),) if first else ()) + tuple(order))
 
 
 def rows(axis: str, *axes: tuple[str, int], fmt: str = "bf16") -> Slab:
@@ -81,13 +107,17 @@ class _Builder:
     def layer(self, layer: Layer) -> tuple[Op, ...]:
         d = self.model.d_model
         shift = 2 if layer.norm_bias else 1
-        norm = (Weight("norm", (("scale_and_shift", shift), ("d_model", d)), "norm"),)
+        axes: Axes = (("scale_and_shift", shift), ("d_model", d))
         ops: list[Op] = []
         halves = [half for half in (layer.mixer, layer.ffn) if half is not None]
         for index, half in enumerate(halves):
-            count = layer.norms // len(halves) + (index < layer.norms % len(halves))
-            ops += [self.norm("norm", norm)] * count
-            ops += self.mixer(half) if not isinstance(half, (DenseFfn, MoeFfn)) else self.ffn(half)
+            name = "ffn" if isinstance(half, (DenseFfn, MoeFfn)) else "mixer"
+            norms = [self.norm("norm", (Weight(f"{name}_norm", axes, "norm"),))]
+            norms *= layer.norms // len(halves) + (index < layer.norms % len(halves))
+            if layer.post_norms:
+                norms[-1] = self.norm("norm", (Weight(f"{name}_post_norm", axes, "norm"),))
+            after = [norms.pop()] if layer.post_norms else []
+            ops += [*norms, *(self.ffn(half) if isinstance(half, (DenseFfn, MoeFfn)) else self.mixer(half)), *after]
         return tuple(ops)
 
     def norm(self, name: str, weights: tuple[Weight, ...], axis: str = "tokens") -> Op:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from math import prod
 
 from taygeta.base.formats import format_of
+from taygeta.graph.meaning import Meaning
 from taygeta.spec.model import Axes, Weight
 
 BATCH_AXES = ("tokens", "requests", "absorbed", "expanded", "routed", "merged", "gathered")
@@ -111,6 +112,9 @@ class Op:
     both and not contracted are batched. extras are biases and the like that ride on it. vector: reads and writes,
     with `flop` arithmetic operations for each element read. collective: reads[0] is the input of one rank, times
     `factor`; `ranks` take part, `stride` chips apart.
+
+    inputs, outputs: names of the values it takes and gives, each given once inside a block; meaning: what is computed
+    (taygeta.graph.meaning), None where an operation can be predicted and not executed.
     """
 
     name: str
@@ -127,6 +131,9 @@ class Op:
     factor: float = 1.0
     ranks: int = 1
     stride: int = 1
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    meaning: Meaning | None = None
 
     @property
     def rows(self) -> str:
@@ -167,18 +174,35 @@ class Op:
 
 @dataclass(frozen=True)
 class Block:
-    """Operations in order, repeated for `repeats` equal layers."""
+    """Operations in order, repeated for `repeats` equal layers.
+
+    inputs, outputs: the values that it takes from the block that ran before, in order, and gives to the next.
+    """
 
     name: str
     ops: tuple[Op, ...]
     repeats: int = 1
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One run of a block: its index in the graph, and which layer of the model it is, None outside of layers."""
+
+    block: int
+    layer: int | None = None
 
 
 @dataclass(frozen=True)
 class Graph:
-    """The operations of one step on one rank of one pipeline stage."""
+    """The operations of one step on one rank of one pipeline stage.
+
+    order: the blocks as they run, each layer with its number in the model; costs do not depend on it.
+    """
 
     blocks: tuple[Block, ...]
+    order: tuple[Visit, ...] = ()
 
     def ops(self) -> Iterable[tuple[Op, int]]:
         """Yield every operation with how often it runs."""

@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from taygeta.graph import flow
 from taygeta.graph.build import build, rows
-from taygeta.graph.ops import AttentionShape, Block, ExpertShape, Graph, Op, ScanShape, Slab, shard
+from taygeta.graph.meaning import AllGather, AllReduce, Send
+from taygeta.graph.ops import AttentionShape, Block, ExpertShape, Graph, Op, ScanShape, Slab, Visit, shard
 from taygeta.spec.deployment import Deployment, Parallelism
 from taygeta.spec.model import Model, Weight
 
@@ -28,7 +30,7 @@ def stages(deployment: Deployment) -> tuple[Graph, ...]:
     out: list[Graph] = []
     for i in range(p.pp):
         layers = model.layers[cuts[i] : cuts[i + 1]]
-        whole = build(model, deployment.formats, layers, first=i == 0, last=i == p.pp - 1)
+        whole = build(model, deployment.formats, layers, first=i == 0, last=i == p.pp - 1, start=cuts[i])
         out.append(partition(whole, p, model, send=i < p.pp - 1))
     return tuple(out)
 
@@ -38,27 +40,52 @@ def partition(graph: Graph, p: Parallelism, model: Model, send: bool = False) ->
     blocks = [_block(block, p, model) for block in graph.blocks]
     if send:
         x = rows("tokens", ("d_model", model.d_model))
-        hop = Op("to the next stage", "send", "collectives", (x,), ranks=2, stride=p.stage_chips)
-        blocks.append(Block("pipeline", (hop,)))
-    return Graph(tuple(blocks))
+        hop = Op(
+            "to the next stage",
+            "send",
+            "collectives",
+            (x,),
+            ranks=2,
+            stride=p.stage_chips,
+            inputs=flow.STREAM,
+            outputs=("sent_x", "sent_delta"),
+            meaning=Send(),
+        )
+        blocks.append(Block("pipeline", (hop,), inputs=hop.inputs, outputs=hop.outputs))
+    return Graph(tuple(blocks), (*graph.order, Visit(len(blocks) - 1)) if send else graph.order)
 
 
 def _block(block: Block, p: Parallelism, model: Model) -> Block:
     degrees = _degrees(p, block)
     out: list[Op] = []
     partial = 0  # ranks over which the sum is still open, counted from the tensor-parallel neighbours
+    value = ""  # the value whose sum is open
+    summed: dict[str, str] = {}
     for op in block.ops:
         if op.name in ("norm", "final norm") and partial > 1:
-            out += _sum(p, model, partial)
+            out += _sum(p, model, partial, value, summed)
             partial = 0
-        out += _ops_of(op, p, degrees)
-        partial = max(partial, _open_sum(op, p, degrees))
+        out += [_renamed(mine, summed) for mine in _ops_of(op, p, degrees)]
+        if _open_sum(op, p, degrees) > 1:
+            partial = max(partial, _open_sum(op, p, degrees))
+            value = op.outputs[-1] if op.outputs else ""
     if partial > 1:
-        out += _sum(p, model, partial)
+        out += _sum(p, model, partial, value, summed)
+    given = tuple(summed.get(name, name) for name in block.outputs)
     if block.name == "head" and p.tp > 1:
         logits = rows("requests", ("vocab", -(-model.vocab // p.tp)))
-        out.append(Op("gather logits", "all_gather", "collectives", (logits,), ranks=p.tp))
-    return replace(block, ops=tuple(out))
+        whole = tuple(f"whole_{name}" for name in given)
+        gather = Op("gather logits", "all_gather", "collectives", (logits,), ranks=p.tp)
+        out.append(replace(gather, inputs=given, outputs=whole, meaning=AllGather(model.vocab) if given else None))
+        given = whole
+    return replace(block, ops=tuple(out), outputs=given)
+
+
+def _renamed(op: Op, summed: Mapping[str, str]) -> Op:
+    """Return an operation that takes the sums over ranks where it took shares."""
+    if not any(name in summed for name in op.inputs):
+        return op
+    return replace(op, inputs=tuple(summed.get(name, name) for name in op.inputs))
 
 
 def _degrees(p: Parallelism, block: Block) -> dict[str, int]:
@@ -82,10 +109,15 @@ def _open_sum(op: Op, p: Parallelism, degrees: Mapping[str, int]) -> int:
     return 1
 
 
-def _sum(p: Parallelism, model: Model, ranks: int) -> list[Op]:
+def _sum(p: Parallelism, model: Model, ranks: int, value: str, summed: dict[str, str]) -> list[Op]:
+    """Return the collectives that close the sum of `value`, and note its new name."""
     x = rows("tokens", ("d_model", model.d_model))
     if not p.sequence:
-        return [Op("all-reduce", "all_reduce", "collectives", (x,), (x,), ranks=ranks)]
+        op = Op("all-reduce", "all_reduce", "collectives", (x,), (x,), ranks=ranks)
+        if not value:
+            return [op]
+        summed[value] = f"{value}_summed"
+        return [replace(op, inputs=(value,), outputs=(summed[value],), meaning=AllReduce())]
     share = rows("tokens", ("d_model", -(-model.d_model // ranks)))
     return [
         Op("reduce-scatter", "reduce_scatter", "collectives", (x,), (share,), ranks=ranks),

@@ -27,6 +27,9 @@ MODES_OF: dict[str, tuple[str, ...]] = {
     "int8": ("int8", "bf16", "fp32"),
     "int4": ("int8", "bf16", "fp32"),
     "mxfp6": ("fp6", "fp8", "mx9", "bf16", "fp32"),
+    "mxfp8_e5m2": ("fp8", "bf16", "fp32"),
+    "mxfp6_e3m2": ("fp6", "fp8", "bf16", "fp32"),
+    "mxint8": ("int8", "mx9", "bf16", "fp32"),
     "mxfp4": ("fp4", "fp8", "mx6", "mx9", "bf16", "fp32"),
     "nvfp4": ("fp4", "fp8", "mx9", "bf16", "fp32"),
     "mx9": ("mx9", "bf16", "fp32"),
@@ -62,6 +65,26 @@ class Link:
 
 
 @dataclass(frozen=True)
+class Tiles:
+    """How the tensor unit of one core computes, and how cores are fed and joined: what a program needs.
+
+    lanes: products that are summed exactly before one rounding, by mode. drain, pipeline: clocks. dma_latency,
+    semaphore_latency: seconds, None where the chip does not say. wide_sum, scale_rule: see the fields of a chip.
+    """
+
+    lanes: Mapping[str, int]
+    drain: int
+    pipeline: int
+    dma_latency: float | None
+    semaphore_latency: float | None
+    wide_sum: str
+    scale_rule: str
+
+
+NO_TILES = Tiles(MappingProxyType({}), 1, 0, None, None, "tree", "floor")
+
+
+@dataclass(frozen=True)
 class Chip:
     """One chip at one corner of its assumptions. peaks: FLOP/s by compute mode. constants: calibration by path."""
 
@@ -86,6 +109,7 @@ class Chip:
     price: tuple[float, float, float] | None
     activations: Mapping[str, str]
     constants: Mapping[str, float]
+    tiles: Tiles = NO_TILES
 
     def mode(self, weights: str, activations: str) -> str:
         """Return the compute mode of a multiply: that of the wider operand, or the next wider one that the chip has.
@@ -143,6 +167,7 @@ def build_chip(sheet: Sheet, corner: str = "nominal", group: str = "") -> Chip:
         constants=MappingProxyType(
             {p.removeprefix("calibration."): v for p, v in value.items() if p.startswith("calibration.")}
         ),
+        tiles=_tiles(value, sheet),
     )
 
 
@@ -198,6 +223,20 @@ def _peaks(value: Mapping[str, float]) -> dict[str, float]:
         elif f"tensor.macs.{mode}" in value:
             out[mode] = value["cores.count"] * value[f"tensor.macs.{mode}"] * 2 * value["clock"]
     return out
+
+
+def _tiles(value: Mapping[str, float], sheet: Sheet) -> Tiles:
+    """Lanes by mode as stated, else the depth of the tensor unit."""
+    depth = int(value.get("tensor.depth", 1))
+    return Tiles(
+        lanes=MappingProxyType({mode: int(value.get(f"tensor.lanes.{mode}", depth)) for mode in MODES}),
+        drain=int(value.get("tensor.drain", value.get("tensor.rows", 1))),
+        pipeline=int(value.get("tensor.pipeline", 0)),
+        dma_latency=value.get("dma.latency"),
+        semaphore_latency=value.get("semaphore.latency"),
+        wide_sum=sheet.texts.get("tensor.wide_sum", "tree"),
+        scale_rule=sheet.texts.get("tensor.scale_rule", "floor"),
+    )
 
 
 def _link(value: Mapping[str, float], sheet: Sheet, tier: str) -> Link | None:

@@ -42,6 +42,10 @@ def _fields() -> tuple[Field, ...]:
         Field("tensor.rows", u.COUNT, "rows of the tensor unit: granule of m"),
         Field("tensor.cols", u.COUNT, "columns of the tensor unit: granule of n"),
         Field("tensor.depth", u.COUNT, "lanes of the tensor unit: granule of k"),
+        Field("tensor.drain", u.COUNT, "clocks in which a finished tile of sums leaves the tensor unit"),
+        Field("tensor.pipeline", u.COUNT, "clocks from a product to its sum, beyond the array's own skew"),
+        Field("dma.latency", u.SECONDS, "from the issue of a transfer out of main memory to its first byte", False),
+        Field("semaphore.latency", u.SECONDS, "from the last core's signal until every core has seen it", False),
         Field("vector.flop_per_s", u.FLOP_PER_S, "fp32 rate of the vector units of the whole chip", True),
         Field("vector.exp_per_clock", u.RATIO, "exponentials per clock of one core", True),
         Field("hbm.capacity", u.BYTES, "main memory: HBM, GDDR or DDR", None, True),
@@ -64,6 +68,7 @@ def _fields() -> tuple[Field, ...]:
         Field("die.area", u.RATIO, "die area in mm2, for information"),
     ]
     for mode in MODES:
+        out.append(Field(f"tensor.lanes.{mode}", u.COUNT, f"products summed exactly before one rounding in {mode}"))
         out.append(Field(f"tensor.macs.{mode}", u.COUNT, f"multiply-accumulates per clock of one core in {mode}"))
         out.append(Field(f"tensor.peak.{mode}", u.FLOP_PER_S, f"dense peak of the whole chip in {mode}", True))
     return (*out, *_calibration())
@@ -221,6 +226,8 @@ TEXTS = {
     "status": "announced, shipping, internal",
     "year": "year of first use",
     "cores.name": "what the vendor calls a core",
+    "tensor.wide_sum": "how products of bf16, fp16 and fp32 are added: tree (of fp32 adders), or aligned to a width",
+    "tensor.scale_rule": "how block scales are chosen: floor, ceil, rceil or even",
     "hbm.kind": "what the main memory is made of",
     "link.kind": "what the scale-up links are",
     "link.topology": f"one of {', '.join(TOPOLOGIES)}",

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import prod
 
+from taygeta.spec.arithmetic import Arithmetic, Rope
+
 Axes = tuple[tuple[str, int], ...]
 
 # The parts of a model that may be stored in formats of their own.
@@ -42,7 +44,9 @@ class Attention:
     window: keys a query can see, itself included (None: all); chunk: local attention inside aligned chunks of this
     many tokens (Llama 4), None: none. sinks: one learned logit per head. qk_norm: "none", "head" (over head_dim,
     weights shared by heads), "full" (over all heads' dimensions) or "unit" (scaled to unit length, no weights: Llama
-    4). output_gate: a sigmoid gate as wide as the output, from the query projection.
+    4). output_gate: a sigmoid gate as wide as the output, from the query projection. scale: what logits are multiplied
+    by (None: 1 / sqrt(head_dim)); softcap: then cap * tanh(logits / cap), 0: none; rope: the rotation, where rotary;
+    norm_eps, norm_offset: of qk_norm (NormRule).
     """
 
     heads: int
@@ -57,6 +61,11 @@ class Attention:
     output_bias: bool = False
     output_gate: bool = False
     rotary: bool = True
+    scale: float | None = None
+    softcap: float = 0.0
+    rope: Rope | None = None
+    norm_eps: float = 1e-6
+    norm_offset: float = 0.0
 
     def weights(self, d_model: int) -> tuple[Weight, ...]:
         """Return the projections, their biases and the norms of one layer."""
@@ -108,7 +117,8 @@ class LatentAttention:
     """Multi-head latent attention (DeepSeek-V2 report, section 2.1): one latent and one rotary key a token are cached.
 
     q_rank None: queries are projected directly. Two lowerings exist: absorbed (queries are folded into the latent
-    space, as in decode) and expanded (keys and values are rebuilt, as in prefill).
+    space, as in decode) and expanded (keys and values are rebuilt, as in prefill). scale: what logits are multiplied
+    by (None: 1 / sqrt(nope_dim + rope_dim)); norm_eps: of the norms of the latents.
     """
 
     heads: int
@@ -119,6 +129,9 @@ class LatentAttention:
     v_head_dim: int
     indexer: Indexer | None = None
     qkv_bias: bool = False
+    scale: float | None = None
+    rope: Rope | None = None
+    norm_eps: float = 1e-6
 
     def weights(self, d_model: int) -> tuple[Weight, ...]:
         """Return the projections and norms of one layer."""
@@ -276,7 +289,9 @@ class MoeFfn:
     shared_d_ff: total width of the shared experts (0: none). shared_gate: a sigmoid gate on them (Qwen). groups,
     top_groups: expert groups of which top_groups are eligible (DeepSeek-V3). router_bias: a bias of the router's
     linear layer; correction_bias: a bias on the scores that only picks experts. latent: width in which the experts
-    work, with projections into and out of it (Nemotron 3), 0: d_model.
+    work, with projections into and out of it (Nemotron 3), 0: d_model. scoring: how scores come from the router's
+    logits, "softmax" or "sigmoid"; normalise: the chosen scores sum to 1; route_scale: what they are multiplied by
+    then. limit, alpha, shift: see GateRule.
     """
 
     experts: int
@@ -292,6 +307,12 @@ class MoeFfn:
     correction_bias: bool = False
     latent: int = 0
     activation: str = "silu"
+    scoring: str = "softmax"
+    normalise: bool = True
+    route_scale: float = 1.0
+    limit: float = 0.0
+    alpha: float = 1.0
+    shift: float = 0.0
 
     def weights(self, d_model: int) -> tuple[Weight, ...]:
         """Return the router, the experts and the shared experts of one layer."""
@@ -330,12 +351,16 @@ Ffn = DenseFfn | MoeFfn
 
 @dataclass(frozen=True)
 class Layer:
-    """One residual layer: a mixer, a feed-forward block, or both; norms counts its d_model-wide normalisations."""
+    """One residual layer: a mixer, a feed-forward block, or both; norms counts its d_model-wide normalisations.
+
+    post_norms: every second norm is of what mixer and feed-forward block give, before it is added (Gemma).
+    """
 
     mixer: Mixer | None
     ffn: Ffn | None
     norms: int = 2
     norm_bias: bool = False
+    post_norms: bool = False
 
     def weights(self, d_model: int) -> tuple[Weight, ...]:
         """Return every weight of the layer."""
@@ -379,7 +404,8 @@ class Model:
     layers: one entry per layer, in order. mtp: extra layers that predict further tokens; they are stored, and run
     only under speculative decoding. mtp_projections: d_model x d_model matrices and norms of each MTP module are in
     mtp_weights. positions: learned positions (0: none). notes: what the importer left out or assumed, for the user.
-    guesses: unpublished numbers behind this entry; empty for a published model.
+    guesses: unpublished numbers behind this entry; empty for a published model. arithmetic: what execution needs
+    beside the layers; None for a model that can be predicted and not executed, for which `refusal` says why.
     """
 
     name: str
@@ -397,6 +423,8 @@ class Model:
     source: str = ""
     notes: tuple[str, ...] = ()
     guesses: tuple[Guess, ...] = ()
+    arithmetic: Arithmetic | None = None
+    refusal: str = ""
 
     @property
     def assumed(self) -> bool:
