@@ -14,7 +14,8 @@ import typer
 from typer.core import TyperGroup
 
 from taygeta import __version__
-from taygeta.app import catalogue, plan, predict, search, simulate, validate, whatif
+from taygeta.app import catalogue, check, plan, predict, run, search, serve, simulate, validate, whatif
+from taygeta.app import compile as compilation
 from taygeta.app.output import print_error
 from taygeta.base.errors import TaygetaError
 
@@ -81,6 +82,9 @@ for _command in (
     search.compare,
     plan.plan,
     simulate.simulate,
+    serve.serve,
+    run.run,
+    check.check,
     whatif.sweep,
     whatif.explain,
     catalogue.chips,
@@ -90,6 +94,7 @@ for _command in (
     validate.calibrate,
 ):
     app.command()(_command)
+app.command("compile")(compilation.compile_model)
 
 
 def main() -> None:

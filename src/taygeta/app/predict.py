@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,6 +21,7 @@ from taygeta.app.options import (
     deployment_options,
 )
 from taygeta.app.output import check_page, emit, write_page
+from taygeta.base.errors import InputError
 
 if TYPE_CHECKING:
     from taygeta.report.assumptions import Assumption
@@ -41,6 +43,27 @@ StepOption = Annotated[
 ]
 
 
+class Fidelity(StrEnum):
+    """How a step is predicted."""
+
+    modelled = "modelled"
+    timed = "timed"
+
+
+FidelityOption = Annotated[
+    Fidelity,
+    typer.Option(
+        help="modelled: the cost model, scored on silicon. timed: the step's program on the chip's engines, clock by"
+        " clock, for chips with tiles and software-managed memory."
+    ),
+]
+TraceOption = Annotated[
+    Path | None,
+    typer.Option("--trace", metavar="FILE", help="Write the timed step's trace for ui.perfetto.dev to this file."),
+]
+SPANS = 200_000
+
+
 @deployment_options
 def predict(
     model: ModelName,
@@ -50,6 +73,8 @@ def predict(
     osl: Osl = 1024,
     concurrency: Concurrency = 16,
     step: StepOption = None,
+    fidelity: FidelityOption = Fidelity.modelled,
+    trace: TraceOption = None,
     price: Price = None,
     as_json: Json = False,
     html: Html = None,
@@ -64,6 +89,11 @@ def predict(
     from taygeta.report.service import service_view, step_view
 
     check_page(html)
+    if fidelity is Fidelity.timed:
+        _timed(model, chip, how, (isl, osl, concurrency), step or Step.decode, trace, as_json, html)
+        return
+    if trace is not None:
+        raise InputError("--trace draws the engines of the timed fidelity: add --fidelity timed.")
     d = api.deploy(model, chip, **how)
     found = assumptions(api.recipe(model, chip, **how).sheet(), d.model)
     if price:
@@ -84,6 +114,30 @@ def predict(
             as_json,
         )
         write_page(html, lambda: _step_page(p, found))
+
+
+def _timed(
+    model: str, chip: str, how: Options, load: tuple[int, int, int], step: Step, trace: Path | None,
+    as_json: bool, html: Path | None,
+) -> None:  # fmt: skip
+    """One step at the timed fidelity."""
+    import json
+
+    from taygeta import api
+    from taygeta.base.files import replacing
+    from taygeta.machine.fidelity import timed_step
+    from taygeta.machine.timeline import perfetto
+    from taygeta.report.timed import timed_json, timed_view
+
+    if html is not None:
+        raise InputError("--html draws the modelled fidelity: leave one of --html and --fidelity timed out.")
+    d = api.deploy(model, chip, **how)
+    found = timed_step(d, _batch(d, step, *load), SPANS if trace else 0)
+    if trace is not None:
+        with replacing(trace) as path:
+            path.write_text(json.dumps(perfetto(found.timeline)), encoding="utf-8")
+    name = "a decode step" if step is Step.decode else "the prefill of a prompt"
+    emit(lambda: timed_view(name, found), lambda: timed_json(found), as_json)
 
 
 def _batch(d: Deployment, step: Step, isl: int, osl: int, concurrency: int) -> Batch:

@@ -20,6 +20,9 @@ from taygeta.graph.step import Cache, Step
 Weights = Mapping[tuple[int | None, str], np.ndarray]
 """Parameters by layer (None: outside of layers) and name, with the axes of the graph's Weight of that name."""
 
+Observe = Callable[[int | None, Block, Op, Mapping[str, list[np.ndarray]]], None]
+"""Called after an operation of a block of a layer with its outputs by name, one array a rank."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -48,12 +51,14 @@ def run(
     weights: Weights | Sequence[Weights],
     new: Mapping[int, Sequence[int]],
     cache: Cache,
+    observe: Observe | None = None,
 ) -> np.ndarray:
     """Return the logits (sequences, vocab) that follow the last of the new tokens of each sequence.
 
     graph: of one rank, or the stages of a pipeline in order. weights: of the model, or one mapping for each rank of
     the tensor-parallel group (taygeta.graph.shards). new: the ids that each sequence adds to its cached tokens;
-    prefill, chunks of a prompt and decode differ in their number only. The cache is extended. Raises InputError,
+    prefill, chunks of a prompt and decode differ in their number only. The cache is extended. observe: called with
+    the layer and every operation's outputs of each rank as they are made. Raises InputError,
     and UnsupportedError for a graph that can be predicted and not executed.
     """
     ranks = [weights] if isinstance(weights, Mapping) else list(weights)
@@ -68,13 +73,15 @@ def run(
         for visit in stage.order:
             block = stage.blocks[visit.block]
             values = tokens | dict(zip(block.inputs, stream, strict=True))
-            _run_block(block, values, [Place(r, visit.layer, w, step, cache) for r, w in enumerate(ranks)])
+            _run_block(block, values, [Place(r, visit.layer, w, step, cache) for r, w in enumerate(ranks)], observe)
             stream = [values[name] for name in block.outputs]
     cache.advance(step)
     return stream[0][0]
 
 
-def _run_block(block: Block, values: dict[str, list[np.ndarray]], places: Sequence[Place]) -> None:
+def _run_block(
+    block: Block, values: dict[str, list[np.ndarray]], places: Sequence[Place], observe: Observe | None
+) -> None:
     """Run the operations of a block; `values` holds one array a rank for every name, and grows."""
     for op in block.ops:
         if op.meaning is None:
@@ -90,6 +97,8 @@ def _run_block(block: Block, values: dict[str, list[np.ndarray]], places: Sequen
             each = [function(op.meaning, op, place, *(v[place.rank] for v in inputs)) for place in places]
             found = [list(out) for out in zip(*each, strict=True)]
         values.update(zip(op.outputs, found, strict=True))
+        if observe is not None:
+            observe(places[0].layer, block, op, dict(zip(op.outputs, found, strict=True)))
 
 
 def _embed(a: m.Embed, op: Op, at: Place, ids: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -1,0 +1,133 @@
+"""taygeta serve: what its options do, what it refuses, and the process from its first line to its stop."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from taygeta.app.cli import app
+from taygeta.endpoint import server
+from taygeta.endpoint.service import Service
+
+MODEL = "gpt2"
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - refused
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(app, ["serve", MODEL, *words])
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Service, str, list[str]]]:
+    found: list[tuple[Service, str, list[str]]] = []
+
+    def note(service: Service, listening: socket.socket, keys: list[str]) -> None:
+        found.append((service, server.address_of(listening), keys))
+
+    monkeypatch.setattr(server, "serve", note)
+    return found
+
+
+def test_options(served: list[Any], tmp_path: Path) -> None:
+    result = run(
+        "--chip", "h100:2", "--tp", "1", "--engine-set", "token_budget=512", "--router", "round_robin", "--port", "0",
+        "--speed", "10", "--osl", "9", "--lengths", "fixed", "--seed", "3", "--max-model-len", "512", "--api-key",
+        "12345678", "--max-requests", "5", "--max-connections", "6", "--max-body", "1 MiB", "--timeout", "1min",
+        "--grace", "2s",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    service, address, keys = served[0]
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/v1", address)
+    said = f"openai-community/gpt2 on 2 x h100, 10 s of the fleet a second: {address} (Ctrl-C stops)\n"
+    assert (result.stdout, result.stderr, keys) == ("", said, ["12345678"])
+    assert service.names == ("openai-community/gpt2", MODEL)
+    assert (service.live.setup.fleet.replicas, service.live.setup.fleet.router) == (2, "round_robin")
+    assert service.live.setup.kinds[0].limits.token_budget == 512
+    b = service.bounds
+    assert (b.context, b.requests, b.connections, b.body, b.answer, b.grace) == (512, 5, 6, 1 << 20, 60.0, 2.0)
+    assert service.clock.speed == 10.0
+    path = tmp_path / "fleet.toml"
+    path.write_text(f'model = "{MODEL}"\nchip = "h100"\n')
+    result = CliRunner().invoke(app, ["serve", str(path), "--port", "0", "--speed", "max"])
+    assert (result.exit_code, served[1][0].bounds.context) == (0, 1024)
+    assert "as fast as possible" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--speed", "fast"], "--speed must be max or a number such as 1, 10 or 0.1, not 'fast'."),
+        (["--text", "real"], "--text must be synthetic, not 'real'."),
+        (["--host", EVERYWHERE], "--host 0.0.0.0 can be reached from other machines: give an --api-key."),
+        (["--host", EVERYWHERE, "--api-key", "short"],
+         "--api-key must have 8 or more letters, digits and signs, and no space."),
+        (["--port", "65536"], "--port must be 0 to 65,535, not 65536."),
+        (["--max-model-len", "2000"], "--max-model-len must be 2 to the model's context of 1,024 tokens, not 2,000."),
+        (["--max-requests", "0"], "--max-requests must be 1 to 65,536, not 0."),
+        (["--max-body", "1"], "--max-body = '1' has no unit: write a size such as '80 GiB'."),
+        (["--timeout", "0s"], "--timeout must be 1 to 86400 in SI units, not '0s'."),
+        (["--tokenizer", "/no/such.json"], "/no/such.json cannot be read: No such file or directory."),
+        (["--seed", "-1"], "--seed must be 0 or more, not -1."),
+        (["--lengths", "many"],
+         "--lengths must be fixed, uniform, uniform:LOW, lognormal or lognormal:SIGMA, not 'many'."),
+        (["--chip", "h100", "--fail", "1@1s"], "Replica 1 fails, but the fleet has replicas 0 to 0."),
+        (["--router", "math:nothing"],
+         "The router math:nothing must be a function of math; there is none of that name."),
+    ],
+)  # fmt: skip
+def test_errors_are_one_sentence(served: list[Any], words: list[str], message: str) -> None:
+    result = run("--port", "0", *words)
+    assert (result.exit_code, result.stdout, result.stderr) == (2, "", f"error: {message}\n")
+    assert not served
+
+
+def test_a_port_that_is_taken(served: list[Any]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = run("--port", str(port))
+    assert result.stderr == f"error: Port {port} of 127.0.0.1 cannot be listened on: Address already in use.\n"
+
+
+@pytest.mark.parametrize("module", ["fastapi", "uvicorn"])
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    result = run()
+    assert (result.exit_code, result.stderr) == (
+        2, f"error: taygeta serve needs {module}: pip install 'taygeta[server]'\n",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("heavy", ["fastapi", "uvicorn", "httpx", "numpy"])
+def test_help_is_light(heavy: str) -> None:
+    code = (
+        "import sys\nfrom taygeta.app.cli import main\nsys.argv = ['taygeta', 'serve', '--help']\n"
+        f"try:\n    main()\nexcept SystemExit:\n    pass\nassert {heavy!r} not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_the_process() -> None:
+    """It says where it is, answers, and a signal stops it in good order."""
+    command = [sys.executable, "-m", "taygeta.app.cli", "serve", MODEL, "--port", "0", "--speed", "max"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    found = re.search(r"(http://127\.0\.0\.1:\d+/v1) \(Ctrl-C stops\)", line)
+    assert found, line + process.stderr.read()
+    body = json.dumps({"model": MODEL, "prompt": "hello", "max_tokens": 3}).encode()
+    ask = urllib.request.Request(f"{found[1]}/completions", body, {"Content-Type": "application/json"})  # noqa: S310
+    with urllib.request.urlopen(ask, timeout=30) as answer:  # noqa: S310
+        assert json.load(answer)["usage"] == {"prompt_tokens": 1, "completion_tokens": 3, "total_tokens": 4}
+    process.send_signal(signal.SIGTERM)
+    out, said = process.communicate(timeout=30)
+    assert (process.returncode, out, said) == (0, "", "")
