@@ -17,7 +17,7 @@ $(VENV)/demo.stamp: pyproject.toml | $(BIN)/python
 
 $(VENV)/test.stamp: pyproject.toml $(VENV)/demo.stamp
 	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --editable '.[plots,tables,torch,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[plots,tables,run,server,torch,dev]'
 	touch $@
 
 demo: $(VENV)/demo.stamp

@@ -179,7 +179,7 @@ def cache_of(c: Context, shape: AttentionShape, key: int, value: int) -> tuple[s
     """
     if shape.kv_format not in WIDE:
         raise UnsupportedError(
-            f"A KV cache in {shape.kv_format} is not compiled for {c.target.chip.id} yet: give kv=bf16."
+            f"A KV cache in {shape.kv_format} is not compiled for {c.target.chip.id}: give kv=bf16."
         )
     reach = shape.window + c.reach - 1 if shape.window else c.capacity
     length = min(c.capacity, -(-reach // c.key_step) * c.key_step)

@@ -17,10 +17,14 @@ from taygeta.compiler.program import Buffer
 from taygeta.machine.access import Axis, Place, gather, load
 from taygeta.machine.values import Content, Local, array_of
 from taygeta.numerics import Prepared, TensorUnit, cast, prepare, quantise
+from taygeta.numerics.schemes import scheme_of
 
 WIDE = ("fp32", "bf16", "fp16")
 KEPT = 4
 """Packed constants that are kept at hand before they are prepared; small ones stay."""
+
+E4M3_LARGEST = 448.0
+"""The largest scale of a block of NVFP4, an e4m3."""
 
 SMALL = 1 << 20
 BUDGET = 12 << 30
@@ -43,11 +47,13 @@ class Constants:
         self.tables: dict[Any, np.ndarray] = {}
         self.packs: dict[str, Any] = {}
         self.layers: dict[int, tuple[int | None, ...]] = {}
+        self.chips = 1
 
     def use(self, compiled: Compiled) -> None:
         """Take the layouts of a program."""
         self.packs = {c.buffer: c for c in compiled.constants}
         self.layers = compiled.layers
+        self.chips = compiled.program.chips
 
     def make_room(self) -> None:
         """Drop what is prepared where a program of another shape may not find room beside it."""
@@ -115,4 +121,16 @@ class Constants:
         packed = np.asarray(constant.pack(lambda name: self.weights[layer, name], chip), np.float32)
         if buffer.format in WIDE:
             return packed if buffer.format == "fp32" else cast(np.ascontiguousarray(packed), buffer.format)
-        return quantise(np.ascontiguousarray(packed), buffer.format, self.rule)
+        scale = self._tensor_scale(buffer, layer)
+        return quantise(np.ascontiguousarray(packed), buffer.format, self.rule, scale=scale)
+
+    def _tensor_scale(self, buffer: Buffer, layer: int | None) -> float | None:
+        """The scale of a whole matrix, over all chips that have a share of it; None for formats without one."""
+        scheme = scheme_of(buffer.format)
+        if not scheme.of_tensor:
+            return None
+        pack = self.packs[buffer.name].pack
+        parts = (pack(lambda name: self.weights[layer, name], chip) for chip in range(self.chips))
+        peak = max(float(np.abs(part).max(initial=0.0)) for part in parts)
+        most = float(scheme.codes.largest) * (E4M3_LARGEST if scheme.scale == "e4m3" else 1.0)
+        return float(np.float32(peak / most)) or 1.0

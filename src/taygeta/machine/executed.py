@@ -341,12 +341,13 @@ class Machine:
     def _quantise(self, i: Instruction, turn: Turn, chip: int) -> None:
         value = self._read(i.inputs[0], turn, chip, i.cores)
         fmt = self.buffers[i.outputs[0].buffer].format
-        rule = self.rule
+        # A program never has a whole tensor at hand: a scale of the tensor is known in advance.
+        rule, given = self.rule, 1.0 if scheme_of(fmt).of_tensor else None
 
         def made() -> Content:
             content = value.content
             if isinstance(content, np.ndarray):
-                return quantise(np.ascontiguousarray(content), fmt, rule)
+                return quantise(np.ascontiguousarray(content), fmt, rule, scale=given)
             return convert(content, fmt)
 
         if value.source is None:

@@ -37,6 +37,11 @@ class Scheme:
         return ELEMENTS[self.element]
 
     @property
+    def of_tensor(self) -> bool:
+        """Whether one scale holds for the whole tensor: it must be known before a part of the tensor is rounded."""
+        return self.scale in ("e4m3", "tensor")
+
+    @property
     def wide(self) -> bool:
         """Whether this is fp32, bf16 or fp16: floats without scales, whose products a unit sums by its own rule."""
         return not self.element

@@ -69,9 +69,8 @@ def _kind(fleet: Fleet, pool: Pool, traffic: Traffic, longest: int) -> Kind:
     hashed = traffic.prefixes.block if traffic.prefixes is not None else 0
     bounds = limits(d, longest, hashed, fleet.host_bytes, fleet.speculation)
     sequences = min(bounds.sequence_limit, max(1, len(traffic.isl)))
-    largest = int(traffic.isl.max()) if len(traffic.isl) else 1
     tokens = max(bounds.token_budget, 1 if bounds.chunks_prompts else longest)
-    tokens = min(tokens, max(1, largest + int(traffic.osl.max()) if len(traffic.isl) else 1))
+    tokens = min(tokens, longest * sequences)  # a step may hold many short prompts
     found = tables(StepModel(d, compiled=True), sequences, tokens, longest, bounds.verified)
     fixed, token = kv_bytes(d, longest)
     link = d.chip.network or d.chip.link

@@ -120,7 +120,11 @@ class Chip:
         for mode in MODES_OF[wider.name]:
             if mode in self.peaks:
                 return mode
-        raise InputError(f"{self.id} cannot multiply {weights} by {activations}: it has {', '.join(self.peaks)}.")
+        able = [f for f in MODES_OF if any(mode in self.peaks for mode in MODES_OF[f])]
+        raise InputError(
+            f"{self.id} cannot multiply {weights} by {activations}: it has {', '.join(self.peaks)} arithmetic, which"
+            f" takes {', '.join(able)}."
+        )
 
     def computes(self, name: str) -> bool:
         """Return whether the tensor unit multiplies the format as it is, without widening it first."""
