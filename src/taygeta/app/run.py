@@ -15,6 +15,8 @@ from taygeta.app.output import emit
 from taygeta.base.errors import InputError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from taygeta.frontend.tokenizer import Tokenizer
     from taygeta.machine.price import StepPrice
     from taygeta.machine.session import Session
@@ -31,7 +33,17 @@ CheckpointDirectory = Annotated[
         show_default=False,
     ),
 ]  # fmt: skip
-Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="The text to go on from.", show_default=False)]
+RunCheckpoint = Annotated[
+    str,
+    typer.Argument(
+        metavar="[CHECKPOINT]",
+        help="A local directory with config.json, safetensors and tokenizer.json; without one, the built-in assistant.",
+        show_default=False,
+    ),
+]
+Prompt = Annotated[
+    str | None, typer.Argument(metavar="PROMPT", help="The text to go on from.", show_default=False)
+]
 ChipOfTiles = Annotated[
     str,
     typer.Option("--chip", metavar="NAME[:COUNT]", help="A chip with tiles of the catalogue or a .toml file."),
@@ -60,8 +72,8 @@ class Answer:
 
 
 def run(
-    checkpoint: CheckpointDirectory,
-    prompt: Prompt,
+    checkpoint: RunCheckpoint,
+    prompt: Prompt = None,
     chip: ChipOfTiles = "maia-100",
     weights: Format = None,
     activations: ActivationFormat = None,
@@ -78,6 +90,8 @@ def run(
 ) -> None:
     """Run a checkpoint in a chip's number formats, and price every step on the chip.
 
+    With a prompt alone the built-in assistant answers, which knows the catalogue: no download is needed.
+
     Example: taygeta run ./my-checkpoint "Once upon a time" --chip maia-100 --weights mx6 --activations mx9
     """
     from taygeta.machine.checks import Checker
@@ -85,6 +99,8 @@ def run(
     from taygeta.machine.price import Pricer
     from taygeta.machine.session import Session, check_deployment, checkpoint_weights
 
+    if prompt is None:
+        checkpoint, prompt = str(assistant_directory()), checkpoint
     d = deployed(checkpoint, chip, weights, activations, kv, settings)
     check_deployment(d)
     sampling = Sampling(temperature, top_k, top_p, seed)
@@ -110,6 +126,14 @@ def run(
         lambda: _document(d, answer, prices, checker.checked),
         as_json,
     )
+
+
+def assistant_directory() -> Path:
+    """Return where the built-in assistant's checkpoint lies in the package."""
+    from importlib import resources
+    from pathlib import Path
+
+    return Path(str(resources.files("taygeta") / "data" / "assistant"))
 
 
 def deployed(
