@@ -12,7 +12,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/demo.stamp: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[plots,tables]'
+	$(BIN)/python -m pip install --quiet --editable '.[plots,tables,run,server]'
 	touch $@
 
 $(VENV)/test.stamp: pyproject.toml $(VENV)/demo.stamp
@@ -23,6 +23,7 @@ $(VENV)/test.stamp: pyproject.toml $(VENV)/demo.stamp
 demo: $(VENV)/demo.stamp
 	mkdir -p demo
 	$(BIN)/taygeta compare openai/gpt-oss-120b --chips maia-100:4,tpu-v5p:4,h100:4,b200:4 --isl 1024 --osl 1024 --concurrency 64 --html demo/report.html
+	@echo "To talk to a chip that does not exist: $(BIN)/taygeta serve openai/gpt-oss-120b --chip maia-100:8"
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .

@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 
 from taygeta.app.cli import app
 from taygeta.endpoint import server
+from taygeta.endpoint.fleets import Fleets
 from taygeta.endpoint.service import Service
 
 MODEL = "gpt2"
@@ -31,8 +32,10 @@ def run(*words: str) -> Result:
 def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Service, str, list[str]]]:
     found: list[tuple[Service, str, list[str]]] = []
 
-    def note(service: Service, listening: socket.socket, keys: list[str]) -> None:
-        found.append((service, server.address_of(listening), keys))
+    def note(fleets: Fleets, listening: socket.socket, keys: list[str], parts: list[object]) -> None:
+        found.append((fleets.first, server.address_of(listening), keys))
+        found.extend((service, "", []) for service in [*fleets][1:])
+        assert len(parts) <= 1
 
     monkeypatch.setattr(server, "serve", note)
     return found
@@ -49,6 +52,7 @@ def test_options(served: list[Any], tmp_path: Path) -> None:
     service, address, keys = served[0]
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/v1", address)
     said = f"openai-community/gpt2 on 2 x h100, 10 s of the fleet a second: {address} (Ctrl-C stops)\n"
+    said += f"A page to talk to it: {address.removesuffix('v1')}\n"
     assert (result.stdout, result.stderr, keys) == ("", said, ["12345678"])
     assert service.names == ("openai-community/gpt2", MODEL)
     assert (service.live.setup.fleet.replicas, service.live.setup.fleet.router) == (2, "round_robin")
@@ -61,6 +65,31 @@ def test_options(served: list[Any], tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["serve", str(path), "--port", "0", "--speed", "max"])
     assert (result.exit_code, served[1][0].bounds.context) == (0, 1024)
     assert "as fast as possible" in result.stderr
+
+
+def test_fleets_beside(served: list[Any]) -> None:
+    """Formats and engine are for all; how chips are shared, and which fail, is said of the first fleet only."""
+    result = run(
+        "--chip", "h100:2", "--tp", "2", "--weights", "fp8", "--fail", "0@1s", "--set", "hbm.bandwidth=1TB/s",
+        "--beside", "maia-100", "--beside", "b200:4,tp=4,weights=bf16", "--beside", "h100:2", "--port", "0",
+        "--no-page",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    lines = [line.partition(", 1 s of")[0] for line in result.stderr.splitlines()]
+    assert lines == [
+        "openai-community/gpt2 on 2 x h100", "gpt2@maia-100 on 1 x maia-100",
+        "gpt2@b200:4,tp=4,weights=bf16 on 4 x b200", "gpt2@h100:2 on 2 x h100",
+    ]  # fmt: skip
+    assert [service.names for service, _, _ in served] == [
+        ("openai-community/gpt2", MODEL, "gpt2@h100"), ("gpt2@maia-100",), ("gpt2@b200:4,tp=4,weights=bf16",),
+        ("gpt2@h100:2",),
+    ]  # fmt: skip
+    fleets = [service.live.setup.fleet for service, _, _ in served]
+    deployments = [fleet.pools[0].deployment for fleet in fleets]
+    assert [d.parallelism.tp for d in deployments] == [2, 1, 4, 2]
+    assert [d.formats.ffn for d in deployments] == ["fp8", "fp8", "bf16", "fp8"]
+    assert [len(fleet.failures) for fleet in fleets] == [1, 0, 0, 0]
+    assert [d.chip.hbm.bandwidth < 2e12 for d in deployments] == [True, True, False, False]
 
 
 @pytest.mark.parametrize(
@@ -77,6 +106,9 @@ def test_options(served: list[Any], tmp_path: Path) -> None:
         (["--max-body", "1"], "--max-body = '1' has no unit: write a size such as '80 GiB'."),
         (["--timeout", "0s"], "--timeout must be 1 to 86400 in SI units, not '0s'."),
         (["--tokenizer", "/no/such.json"], "/no/such.json cannot be read: No such file or directory."),
+        (["--chip", "h100", "--beside", "h100:8,colour=red"],
+         "A pool is written CHIP:COUNT,NAME=VALUE,... such as h100:8,tp=4,replicas=2, with the names replicas, tp, pp,"
+         " ep, dp, cp, sequence, weights, activations, kv, engine; not 'h100:8,colour=red'."),
         (["--seed", "-1"], "--seed must be 0 or more, not -1."),
         (["--lengths", "many"],
          "--lengths must be fixed, uniform, uniform:LOW, lognormal or lognormal:SIGMA, not 'many'."),
@@ -128,6 +160,9 @@ def test_the_process() -> None:
     ask = urllib.request.Request(f"{found[1]}/completions", body, {"Content-Type": "application/json"})  # noqa: S310
     with urllib.request.urlopen(ask, timeout=30) as answer:  # noqa: S310
         assert json.load(answer)["usage"] == {"prompt_tokens": 1, "completion_tokens": 3, "total_tokens": 4}
+    with urllib.request.urlopen(found[1].removesuffix("v1"), timeout=30) as answer:  # noqa: S310
+        assert b"<title>Taygeta</title>" in answer.read()
     process.send_signal(signal.SIGTERM)
     out, said = process.communicate(timeout=30)
-    assert (process.returncode, out, said) == (0, "", "")
+    page = f"A page to talk to it: {found[1].removesuffix('v1')}\n"
+    assert (process.returncode, out, said) == (0, "", page)

@@ -39,9 +39,7 @@ class Form:
         chunk = {**self.head, "object": "chat.completion.chunk" if chat else kind}
         self.chunk_head = json.dumps(chunk)[:-1]
 
-    def chunk(
-        self, index: int, text: str, first: bool, reason: str | None, usage: str, at: float | None = None
-    ) -> str:
+    def chunk(self, index: int, text: str, first: bool, reason: str | None, usage: str, at: float | None = None) -> str:
         """Return an event with some text of an answer. usage: JSON, or nothing. at: its time, where it is said."""
         words, ends = json.dumps(text), f'"{reason}"' if reason else "null"
         if self.chat:

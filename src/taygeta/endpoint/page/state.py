@@ -8,6 +8,7 @@ from typing import Any
 from taygeta.cost.result import RESOURCES, StepCost
 from taygeta.cost.steps import StepModel
 from taygeta.endpoint.service import Service
+from taygeta.endpoint.synthetic import Synthetic
 from taygeta.report.serving import fleet_lines
 from taygeta.report.words import short_formats
 from taygeta.serving.live import Step
@@ -26,7 +27,10 @@ class Watch:
             model.cost(Batch.decode(requests=1, context=1))
 
     def state(self) -> dict[str, Any]:
-        """Return the fleet as JSON. Times are the fleet's, in seconds; kv is a share; speed is null for max."""
+        """Return the fleet as JSON. Times are the fleet's, in seconds; kv is a share; speed is null for max.
+
+        made_up: whether the text is synthetic.
+        """
         s = self.service
         use, fleet, clock = s.live.use(), s.live.setup.fleet, s.clock
         pools = [(p.replicas * p.deployment.parallelism.chips, p.deployment) for p in fleet.pools]
@@ -36,6 +40,7 @@ class Watch:
             "chips": " + ".join(f"{count} × {d.chip.name}" for count, d in pools),
             "weights": short_formats(pools[0][1]),
             "lines": [line.removeprefix(f"{pools[0][1].chip.name} x {pools[0][0]}, ") for line in fleet_lines(fleet)],
+            "made_up": isinstance(s.source, Synthetic),
             "speed": None if clock.free else clock.speed,
             "time": s.now(),
             "running": use.running,

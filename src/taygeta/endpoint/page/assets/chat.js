@@ -10,7 +10,7 @@ const KEPT = 50; // turns that survive a reload
 const state = { turns: [], first: "", second: "" }; // of each turn: group (asked again: the same), seed, question, answers
 const live = new Map(); // answers that stream now: their controllers
 const drawn = new Map(); // answers by id: their elements
-let dirty = new Set(), framed = false, said = "";
+let dirty = new Set(), framed = false, said = "", leaving = false;
 
 export const busy = () => live.size > 0;
 const chosen = () => [state.first, state.second].filter(Boolean).map(fleetOf).filter(Boolean);
@@ -116,10 +116,10 @@ async function run(turn, one) {
       speak(one, false);
     }
   } catch (error) {
+    if (leaving) return; // what breaks off now is cut off by the reload, and saved as it is
     if (control.signal.aborted) problem = "Stopped.";
     else if (error instanceof Refused) problem = error.message;
     else problem = "The connection was lost.";
-    if (!(error instanceof Refused) && !control.signal.aborted) look();
   }
   one.ended = problem;
   live.delete(one.id);
@@ -127,6 +127,7 @@ async function run(turn, one) {
   if (problem && one === turn.answers[0]) find("said").textContent += ` ${problem}`;
   save();
   later(one);
+  if (!busy()) look();
 }
 
 function ask(question, group, seed) {
@@ -143,6 +144,7 @@ function ask(question, group, seed) {
   save();
   drawTurn(turn);
   for (const one of turn.answers) run(turn, one);
+  drawState();
   scroller().scrollTop = scroller().scrollHeight;
   look();
 }
@@ -172,6 +174,7 @@ function clear() {
 
 function drawState() {
   const many = state.turns.length > 0;
+  find("made-up").hidden = !chosen().some((fleet) => fleet.made_up);
   find("send").disabled = busy() || !fleets.connected || !chosen().length;
   find("stop").hidden = !busy();
   find("again").disabled = busy() || !many || !fleets.connected;
@@ -241,7 +244,11 @@ export function start() {
   find("first").addEventListener("change", take);
   find("second").addEventListener("change", take);
   find("add").addEventListener("submit", add);
-  addEventListener("pagehide", save);
+  addEventListener("beforeunload", () => {
+    leaving = true;
+    save();
+    setTimeout(() => (leaving = false), 2000); // where the page stays after all
+  });
   watch(drawChoices);
 }
 

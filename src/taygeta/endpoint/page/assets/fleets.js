@@ -5,12 +5,13 @@ import { find, show } from "/page/dom.js";
 
 const BUSY = 400, IDLE = 1500, LOST = 1000, HIDDEN = 5000; // milliseconds between two looks
 const PATIENCE = 5000; // without an answer for so long, the connection is lost
+const SHOWN = 3000; // for so long the page says that it is connected again
 const WINDOW = 3000; // milliseconds over which tokens/s is a mean
 
 export const fleets = { all: [], most: 0, served: "", version: "", connected: true };
 const listeners = [];
 const past = new Map(); // by name: what was generated, when
-let timer = 0, looking = false, busy = () => false;
+let timer = 0, looking = false, anew = false, busy = () => false;
 
 export const watch = (listener) => listeners.push(listener);
 export const fleetOf = (name) => fleets.all.find((fleet) => fleet.name === name);
@@ -25,6 +26,7 @@ function rate(fleet, now) {
 }
 
 export async function look() {
+  anew = looking; // what is on its way may be older than what made somebody ask
   if (looking) return;
   looking = true;
   clearTimeout(timer);
@@ -37,7 +39,7 @@ export async function look() {
     fleets.connected = true;
     if (!was) {
       show(box, "Connected again.");
-      setTimeout(() => fleets.connected && show(box, ""), 4000);
+      setTimeout(() => fleets.connected && show(box, ""), SHOWN);
     }
   } catch (error) {
     fleets.connected = false;
@@ -47,7 +49,7 @@ export async function look() {
     looking = false;
   }
   for (const listener of listeners) listener(fleets);
-  timer = setTimeout(look, !fleets.connected ? LOST : document.hidden ? HIDDEN : busy() ? BUSY : IDLE);
+  timer = setTimeout(look, !fleets.connected ? LOST : anew ? 0 : document.hidden ? HIDDEN : busy() ? BUSY : IDLE);
 }
 
 export function start(isBusy) {
