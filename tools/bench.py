@@ -1,6 +1,7 @@
 """Speed of Taygeta on this machine, as a table: `make bench`; --markdown FILE writes it too.
 
-Every figure is measured in this run; processes are started afresh where a cold start is meant.
+Every figure is measured in this run, in CPU seconds of all threads and processes, so that other work on the machine
+counts little; processes are started afresh where a cold start is meant.
 """
 
 from __future__ import annotations
@@ -11,34 +12,21 @@ import platform
 import resource
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench_chip import chip_rows
+from bench_compare import compare_rows, start_slow
+from bench_time import command, cpu, process, seconds
+
 TRACE = Path(__file__).parents[2] / "shared/traces/azure-2023/AzureLLMInferenceTrace_conv.csv"
+MEASURE = (
+    "Seconds are CPU seconds, user and system, of all threads and child processes, the least of a few runs; other work"
+    " on the machine, at a load of {load:.1f} when this began, makes them larger. SCALE-Sim"
+    " runs beside what is in the first two tables."
+)
 # Vidur (arXiv:2405.05465) on that trace: its requests, and its CPU seconds once its forests are trained.
 VIDUR_REQUESTS, VIDUR_SECONDS = 19_366, 210.0
-
-
-def seconds(call: Callable[[], object], repeats: int = 5) -> float:
-    """Return the least of several timings of a call."""
-    best = float("inf")
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        best = min(best, time.perf_counter() - start)
-    return best
-
-
-def process(*code: str) -> float:
-    """Return the least wall time of three fresh Python processes."""
-    return seconds(lambda: subprocess.run([sys.executable, *code], check=True, capture_output=True), 3)
-
-
-def command(*words: str) -> float:
-    """Return the least wall time of three fresh runs of the command line."""
-    return process("-m", "taygeta.app.cli", *words)
 
 
 def step_of_100_layers() -> float:
@@ -91,9 +79,9 @@ def replay(traffic: Any) -> tuple[float, float]:
     best, steps = float("inf"), 1
     simulate(d, traffic)  # compiles
     for _ in range(3):
-        start = time.process_time()
+        start = cpu()
         steps = int(simulate(d, traffic).outcome.steps.sum())
-        best = min(best, time.process_time() - start)
+        best = min(best, cpu() - start)
     return best, best / steps
 
 
@@ -102,12 +90,12 @@ import resource, sys, time
 import taygeta as tg
 from taygeta.serving.options import TrafficOptions, build_traffic
 from taygeta.serving.simulate import simulate
-start = time.perf_counter()
+start = time.process_time()
 traffic = build_traffic(TrafficOptions(workload="chat", rate=88.0, requests=1_000_000))
 found = simulate(tg.deploy("meta-llama/Llama-2-7b", on="a100:64", tp=1), traffic)
 assert found.answered == 1_000_000
 unit = 1 if sys.platform == "darwin" else 1024
-print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+print(time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
 """
 """A million requests of Azure's lengths over 64 replicas, each at the load of the replay: prints seconds and bytes."""
 
@@ -133,9 +121,9 @@ def serving() -> list[str]:
         f"| the same over Vidur's {VIDUR_REQUESTS:,} requests in {VIDUR_SECONDS:g} CPU s | {rate:,.0f} | {vidur:,.0f}"
         f" | {rate / vidur:.0f} x |",
         f"| CPU of a simulated step of it, us | {step * 1e6:.3g} | | |",
-        f"| a million requests over 64 replicas, a new process, s | {took:.3g} | 120 | {took / 120:.0%} |",
+        f"| a million requests over 64 replicas, a new process, CPU s | {took:.3g} | 120 | {took / 120:.0%} |",
         f"| its memory at the peak, MB | {peak / 1e6:,.0f} | 2000 | {peak / 2e9:.0%} |",
-        f"| a first result: `taygeta simulate` in a new process, s | {first:.3g} | 5 | {first / 5:.0%} |",
+        f"| a first result: `taygeta simulate` in a new process, CPU s | {first:.3g} | 5 | {first / 5:.0%} |",
     ]
 
 
@@ -143,9 +131,9 @@ def plan_of_10000() -> tuple[float, int]:
     """Seconds of a search, scaled to 10,000 deployments, and how many it tried."""
     import taygeta as tg
 
-    start = time.perf_counter()
+    start = cpu()
     found = tg.plan("gpt-oss-120b", on="h100:64", isl=1024, osl=1024)
-    return (time.perf_counter() - start) / found.tried * 10_000, found.tried
+    return (cpu() - start) / found.tried * 10_000, found.tried
 
 
 def main() -> None:
@@ -153,6 +141,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--markdown", type=Path, help="also write the table to this file")
     options = parser.parse_args()
+    load = os.getloadavg()[0]
+    slow = start_slow()
     plan, tried = plan_of_10000()
     rows = [
         ("`import taygeta`, less a bare interpreter", process("-c", "import taygeta") - process("-c", "pass"), 0.5),
@@ -166,11 +156,19 @@ def main() -> None:
         ("a million distinct GEMM shapes, compiled, all cores", million_matmuls(), 3.0),
         (f"`plan` over 10,000 deployments (scaled from {tried:,})", plan, 60.0),
     ]
-    lines = [f"Measured on {machine()}.", "", "| what | seconds | limit | of the limit |", "|---|---|---|---|"]
+    lines = [
+        f"Measured on {machine()}. {MEASURE.format(load=load)}",
+        "",
+        "| what | CPU seconds | limit | of the limit |",
+        "|---|---|---|---|",
+    ]
     lines += [f"| {name} | {value:.3g} | {limit:g} | {value / limit:.0%} |" for name, value, limit in rows]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     lines += [f"| memory of this process at its largest, MB | {peak:,.0f} | 1000 | {peak / 1000:.0%} |"]
     lines += ["", *serving()]
+    if slow:
+        slow.wait()
+    lines += ["", *chip_rows(), "", *compare_rows(slow)]
     text = "\n".join(lines)
     print(text)
     if options.markdown:
