@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 from taygeta.app import simulate as command
 from taygeta.app.cli import app
 from taygeta.base.errors import InputError
+from taygeta.serving import curve
 from taygeta.serving import simulate as verb
 from taygeta.serving.fleet import Autoscale, Failure, Fleet
 from taygeta.serving.metrics import ServingReport
@@ -57,7 +58,8 @@ class Asked:
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
     made = Asked([samples.ranged()])
-    monkeypatch.setattr(verb, "simulate", made)
+    for module in (verb, curve):
+        monkeypatch.setattr(module, "simulate", made)
     return made
 
 
@@ -179,7 +181,8 @@ def test_files(asked: Asked, tmp_path: Path) -> None:
 def test_an_interrupt_leaves_results(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("polars")
     made = Asked([samples.result(), samples.disaggregated()])
-    monkeypatch.setattr(verb, "simulate", made)
+    for module in (verb, curve):
+        monkeypatch.setattr(module, "simulate", made)
     path = tmp_path / "rows.parquet"
     result = run(MODEL, *LOAD, "--loads", "1,2,4")
     assert result.exit_code == 130
@@ -202,7 +205,7 @@ def test_an_interrupt_leaves_results(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         ([*LOAD, "--tpot", "50"], "--tpot = '50' has no unit: write a time such as '10 us'."),
         ([*LOAD, "--until", "0s"], "--until must be more than 0 s, not '0s'."),
         ([*LOAD, "--seed", "-1"], "--seed must be 0 or more, not -1."),
-        ([*LOAD, "--engine-set", "budget"], "--engine-set takes NAME=VALUE such as token_budget=4096, not 'budget'."),
+        ([*LOAD, "--engine-set", "budget"], "--engine-set takes FIELD=VALUE such as token_budget=4096, not 'budget'."),
         ([*LOAD, "--engine-set", "reserve=1", "--engine-set", "reserve=0"],
          "--engine-set reserve is given twice: '1' and '0'."),
         ([*LOAD, "--pool", "h100", "--chip", "h100"],
@@ -242,7 +245,8 @@ def test_what_the_simulator_refuses_is_one_sentence(monkeypatch: pytest.MonkeyPa
     def refuse(*_: object, **__: object) -> None:
         raise InputError("There is no module my_router.")
 
-    monkeypatch.setattr(verb, "simulate", refuse)
+    for module in (verb, curve):
+        monkeypatch.setattr(module, "simulate", refuse)
     result = run(MODEL, *LOAD, "--router", "my_router:route")
     assert (result.exit_code, result.stderr) == (2, "error: There is no module my_router.\n")
 

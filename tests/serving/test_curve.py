@@ -7,31 +7,27 @@ import pytest
 
 from taygeta.api import deploy
 from taygeta.base.errors import InputError
-from taygeta.serving.curve import at_load, curve
+from taygeta.serving.curve import curve, traffic_at
+from taygeta.serving.options import TrafficOptions
 from taygeta.serving.simulate import knee
 from taygeta.serving.traffic import make_traffic
 
 
 def test_a_rate_is_scaled() -> None:
-    t = make_traffic("x", [8, 9], [1, 2], [0.0, 4.0])
-    assert at_load(t, 2.0).arrival.tolist() == [0.0, 2.0]
+    at = traffic_at(TrafficOptions(isl=8, osl=2, rate=2.0, requests=50))
+    assert at(4.0).arrival.tolist() == pytest.approx((at(1.0).arrival / 4.0).tolist())
 
 
-def test_a_closed_loop_takes_its_requests_again() -> None:
-    t = make_traffic("x", [1, 2, 3, 4], [5, 6, 7, 8], concurrency=2, source="s")
-    more = at_load(t, 1.5)
-    assert (more.concurrency, more.isl.tolist(), more.osl.tolist()) == (3, [1, 2, 3, 4, 1, 2], [5, 6, 7, 8, 5, 6])
-    assert more.source == "s"
-    fewer = at_load(t, 0.5)
-    assert (fewer.concurrency, fewer.isl.tolist()) == (1, [1, 2])
-    assert at_load(t, 1e-9).concurrency == 1
+def test_a_closed_loop_has_more_in_flight() -> None:
+    at = traffic_at(TrafficOptions(isl=8, osl=2, concurrency=8, requests=50))
+    assert [at(load).concurrency for load in (0.01, 0.5, 1.5)] == [1, 4, 12]
 
 
 def test_latency_rises_with_load_and_the_knee_is_on_the_curve() -> None:
     d = deploy("llama-3.1-8b", "h100:1", tp=1)
     t = make_traffic("x", [512] * 120, [16] * 120, np.arange(120) * 0.2)
     shares: list[float] = []
-    found = curve(d, t, (4.0, 1.0, 16.0), progress=shares.append)
+    found = curve(d, t.scaled_rate, (4.0, 1.0, 16.0), progress=shares.append)
     assert [x.factor for x in found] == [1.0, 4.0, 16.0]
     assert [x.offered for x in found] == pytest.approx([120 / 119 * 5 * f for f in (1, 4, 16)], rel=0.02)
     middles = [x.report.e2e.p50 for x in found]
@@ -45,4 +41,4 @@ def test_latency_rises_with_load_and_the_knee_is_on_the_curve() -> None:
 def test_loads_are_checked(loads: tuple[float, ...]) -> None:
     d = deploy("llama-3.1-8b", "h100:1", tp=1)
     with pytest.raises(InputError, match="finite number"):
-        curve(d, make_traffic("x", [8], [1]), loads)
+        curve(d, make_traffic("x", [8], [1]).scaled_rate, loads)

@@ -27,9 +27,7 @@ ModelName = Annotated[
 ]
 ChipName = Annotated[
     str,
-    typer.Option(
-        "--chip", metavar="NAME[:COUNT]", help="A chip of the catalogue or a .toml file, and how many."
-    ),
+    typer.Option("--chip", metavar="NAME[:COUNT]", help="A chip of the catalogue or a .toml file, and how many."),
 ]
 Isl = Annotated[int, typer.Option(help="Input tokens of a request.")]
 Osl = Annotated[int, typer.Option(help="Output tokens of a request.")]
@@ -55,9 +53,7 @@ SKEW = 1.01  # as spec.deployment.ROUTING_SKEW, said here so that help needs not
 _SPREAD: tuple[tuple[str, Any, Any], ...] = (
     (
         "tp",
-        Annotated[
-            int | None, typer.Option(help="Tensor parallelism; by default over all chips, or searched.")
-        ],
+        Annotated[int | None, typer.Option(help="Tensor parallelism; by default over all chips, or searched.")],
         None,
     ),
     ("pp", Annotated[int, typer.Option(help="Pipeline stages.")], 1),
@@ -70,18 +66,14 @@ _SPREAD: tuple[tuple[str, Any, Any], ...] = (
     ("cp", Annotated[int, typer.Option(help="Ranks that the context of a sequence is spread over.")], 1),
     (
         "sequence",
-        Annotated[
-            bool, typer.Option("--sequence", help="Sequence parallelism: norms work on shards of the tokens.")
-        ],
+        Annotated[bool, typer.Option("--sequence", help="Sequence parallelism: norms work on shards of the tokens.")],
         False,
     ),
     (
         "weights",
         Annotated[
             str | None,
-            typer.Option(
-                metavar="FORMAT", help="Format of the weights; by default as the checkpoint stores them."
-            ),
+            typer.Option(metavar="FORMAT", help="Format of the weights; by default as the checkpoint stores them."),
         ],
         None,
     ),
@@ -89,9 +81,7 @@ _SPREAD: tuple[tuple[str, Any, Any], ...] = (
         "activations",
         Annotated[
             str | None,
-            typer.Option(
-                metavar="FORMAT", help="Format of the activations; by default what suits the weights."
-            ),
+            typer.Option(metavar="FORMAT", help="Format of the activations; by default what suits the weights."),
         ],
         None,
     ),
@@ -113,9 +103,7 @@ def deployment_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options that describe a deployment; it receives them together as `how`."""
     own = inspect.signature(command, eval_str=True)
     kind = inspect.Parameter.KEYWORD_ONLY
-    shared = [
-        inspect.Parameter(name, kind, default=default, annotation=hint) for name, hint, default in _SPREAD
-    ]
+    shared = [inspect.Parameter(name, kind, default=default, annotation=hint) for name, hint, default in _SPREAD]
     mine = [p.replace(kind=kind) for p in own.parameters.values() if p.name != "how"]
     names = {name for name, _, _ in _SPREAD}
 
@@ -139,15 +127,15 @@ def changed(how: Options) -> dict[str, object]:
     return found | ({"set": settings} if settings else {})
 
 
-def parse_settings(texts: Sequence[str]) -> dict[str, str]:
+def parse_settings(texts: Sequence[str], option: str = "--set", example: str = "hbm.bandwidth=3TB/s") -> dict[str, str]:
     """Return the fields of --set options: ["clock=1GHz"] becomes {"clock": "1GHz"}. Raises InputError."""
     out: dict[str, str] = {}
     for text in texts:
         name, equals, value = (part.strip() for part in text.partition("="))
         if not (name and equals and value):
-            raise InputError(f"--set takes FIELD=VALUE such as hbm.bandwidth=3TB/s, not {text!r}.")
+            raise InputError(f"{option} takes FIELD=VALUE such as {example}, not {text!r}.")
         if name in out:
-            raise InputError(f"--set {name} is given twice: {out[name]!r} and {value!r}.")
+            raise InputError(f"{option} {name} is given twice: {out[name]!r} and {value!r}.")
         out[name] = value
     return out
 
@@ -175,8 +163,7 @@ def match_prices(texts: Sequence[str], chips: Sequence[str]) -> list[str | None]
         chip, _, price = (part.strip() for part in text.rpartition("="))
         if chip not in chips or not price:
             raise InputError(
-                f"--price takes CHIP=PRICE with a chip of --chips such as '{chips[0]}=2.50 $/h',"
-                f" not {text!r}."
+                f"--price takes CHIP=PRICE with a chip of --chips such as '{chips[0]}=2.50 $/h', not {text!r}."
             )
         prices[chip] = price
     return [prices.get(chip) for chip in chips]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from taygeta.app.options import parse_settings
 from taygeta.base.errors import InputError
 
 if TYPE_CHECKING:
@@ -174,15 +175,7 @@ def _pools(served: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def engine_set(texts: Sequence[str]) -> dict[str, str]:
     """Return the settings of --engine-set options: ["token_budget=4096"]. Raises InputError."""
-    out: dict[str, str] = {}
-    for text in texts:
-        name, equals, value = (part.strip() for part in text.partition("="))
-        if not (name and equals and value):
-            raise InputError(f"--engine-set takes NAME=VALUE such as token_budget=4096, not {text!r}.")
-        if name in out:
-            raise InputError(f"--engine-set {name} is given twice: {out[name]!r} and {value!r}.")
-        out[name] = value
-    return out
+    return parse_settings(texts, "--engine-set", "token_budget=4096")
 
 
 def _refuse_beside_a_file(path: str, how: Mapping[str, Any], served: Mapping[str, Any]) -> None:

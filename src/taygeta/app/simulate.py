@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from taygeta.report.view import View
     from taygeta.serving.fleet import Fleet
     from taygeta.serving.metrics import ServingReport
-    from taygeta.serving.options import TrafficOptions
     from taygeta.serving.simulate import Load
     from taygeta.serving.traffic import Traffic
 
@@ -86,21 +85,23 @@ def simulate(
 
     Example: taygeta simulate llama-3.1-8b --chip h100:2 --tp 1 --workload chat --rate 8 --ttft 500ms --tpot 50ms
     """
+    from taygeta.serving.curve import traffic_at
+
     check_page(html)
     _check_files(rows, perfetto, loads)
     limits = (_limit(ttft, "--ttft"), _limit(tpot, "--tpot"))
     factors = _factors(loads)
     options = traffic_options(asked)
     fleet = fleet_words(model, how, served).build()
-    traffics = _traffics(options, factors)
-    total = sum(len(t) for _, t in traffics)
+    at_load = traffic_at(options)
+    total = sum(len(at_load(factor)) for factor in factors or (1.0,))
     ranged = total <= RANGES_UP_TO if ranges is None else ranges
     run = _Run(fleet, options.seed, _until(until), ranged, _price(price), perfetto is not None)
     if factors is None:
-        report = _one(run, traffics[0][1], limits, as_json, html)
+        report = _one(run, at_load(1.0), limits, as_json, html)
         _write_files(report, rows, perfetto)
     else:
-        report = _several(run, traffics, limits, as_json, html)
+        report = _several(run, at_load, factors, limits, as_json, html)
     if report.outcome.interrupted:
         sys.stderr.write("interrupted: the results are of what was done by then\n")
         raise typer.Exit(INTERRUPTED)
@@ -117,22 +118,26 @@ class _Run:
     price: tuple[float, float, float] | None
     log: bool
 
-    def report(self, traffic: Traffic, text: str) -> ServingReport:
+    def report(self, traffic: Traffic) -> ServingReport:
         """Simulate a traffic under a bar of progress."""
         from taygeta.serving.simulate import simulate
 
         count = len(traffic)
-        with progress(text) as advance:
+        with progress("simulating") as advance:
             return simulate(
-                self.fleet,
-                traffic,
-                seed=self.seed,
-                until=self.until,
-                ranges=self.ranges,
-                log=self.log,
-                price=self.price,
-                progress=lambda share: advance(round(share * count), count),
-            )
+                self.fleet, traffic, seed=self.seed, until=self.until, ranges=self.ranges, log=self.log,
+                price=self.price, progress=lambda share: advance(round(share * count), count),
+            )  # fmt: skip
+
+    def curve(self, at_load: Callable[[float], Traffic], factors: Sequence[float]) -> tuple[Load, ...]:
+        """Simulate a traffic at several loads under a bar of progress."""
+        from taygeta.serving.curve import curve
+
+        with progress(f"simulating {len(factors)} loads") as advance:
+            return curve(
+                self.fleet, at_load, factors, seed=self.seed, until=self.until, ranges=self.ranges,
+                price=self.price, progress=lambda share: advance(round(1000 * share), 1000),
+            )  # fmt: skip
 
     def noted(self, view: View) -> View:
         """Return a view that says why it has no ranges."""
@@ -145,7 +150,7 @@ def _one(run: _Run, traffic: Traffic, limits: Limits, as_json: bool, html: Path 
     from taygeta.report.serving import serving_view
     from taygeta.report.serving_json import serving_json
 
-    report = run.report(traffic, "simulating")
+    report = run.report(traffic)
     emit(lambda: run.noted(serving_view(report, limits)), lambda: serving_json(report, limits), as_json)
     if html:
         from taygeta.report.serving_page import serving_page
@@ -155,37 +160,20 @@ def _one(run: _Run, traffic: Traffic, limits: Limits, as_json: bool, html: Path 
 
 
 def _several(
-    run: _Run, traffics: Sequence[tuple[float, Traffic]], limits: Limits, as_json: bool, html: Path | None
-) -> ServingReport:
+    run: _Run, at_load: Callable[[float], Traffic], factors: Sequence[float], limits: Limits, as_json: bool,
+    html: Path | None,
+) -> ServingReport:  # fmt: skip
     """Simulate loads one after the other; an interrupt ends the last of them. Returns the last report."""
     from taygeta.report.serving import loads_view
     from taygeta.report.serving_json import loads_json
-    from taygeta.serving.simulate import Load
 
-    done: list[Load] = []
-    for factor, traffic in traffics:
-        done.append(Load(factor, run.report(traffic, f"load x {factor:g}")))
-        if done[-1].report.outcome.interrupted:
-            break
+    done = run.curve(at_load, factors)
     emit(lambda: run.noted(loads_view(done, limits)), lambda: loads_json(done, limits), as_json)
     if html:
         from taygeta.report.serving_page import loads_page
 
         write_page(html, lambda: loads_page(done, limits))
     return done[-1].report
-
-
-def _traffics(options: TrafficOptions, factors: tuple[float, ...] | None) -> list[tuple[float, Traffic]]:
-    """The traffic at each load: more requests per second, or more of them in flight in a closed loop."""
-    from taygeta.serving.options import build_traffic
-
-    if factors is None:
-        return [(1.0, build_traffic(options))]
-    if options.concurrency is None:
-        plain = build_traffic(options)
-        return [(f, plain.scaled_rate(f)) for f in factors]
-    many = {f: max(1, round(f * options.concurrency)) for f in factors}
-    return [(f, build_traffic(replace(options, concurrency=n))) for f, n in many.items()]
 
 
 def _write_files(report: ServingReport, rows: Path | None, perfetto: Path | None) -> None:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-
-import numpy as np
+from dataclasses import replace
+from functools import cache
 
 from taygeta.base.errors import InputError
 from taygeta.serving.fleet import Fleet
+from taygeta.serving.options import TrafficOptions, build_traffic
 from taygeta.serving.setup import HORIZON
 from taygeta.serving.simulate import Load, simulate
-from taygeta.serving.traffic import Traffic, make_traffic
+from taygeta.serving.traffic import Traffic
 from taygeta.spec.deployment import Deployment
 
 
 def curve(
     served: Deployment | Fleet,
-    traffic: Traffic,
+    at_load: Callable[[float], Traffic],
     loads: Sequence[float],
     *,
     seed: int = 0,
@@ -28,6 +29,7 @@ def curve(
 ) -> tuple[Load, ...]:
     """Return what comes of a traffic at so many times its load, in the order of rising load.
 
+    at_load: the traffic at a load, as `traffic_at` gives it.
     The points have the latencies, the goodput and the throughput of their reports; `serving.simulate.knee` says at
     which of them throughput over latency ("power", Kleinrock, ICC 1979) is largest: beyond it, waiting grows faster
     than throughput. An interrupt ends the curve with the point that it cut short. Raises InputError for a load that is
@@ -41,7 +43,7 @@ def curve(
     for index, factor in enumerate(factors):
         found = simulate(
             served,
-            at_load(traffic, factor),
+            at_load(factor),
             seed=seed,
             until=until,
             ranges=ranges,
@@ -54,26 +56,10 @@ def curve(
     return tuple(done)
 
 
-def at_load(traffic: Traffic, factor: float) -> Traffic:
-    """Return a traffic at `factor` times its rate; a closed loop with as many times the requests in flight.
-
-    A closed loop keeps its rounds: it takes its requests again from the first where there are too few. Raises
-    InputError.
-    """
-    if not 0.0 < factor < math.inf:
-        raise InputError(f"A load is a finite number above 0, not {factor:g}.")
-    if not traffic.concurrency:
-        return traffic.scaled_rate(factor)
-    if traffic.prefixes is not None:
-        raise InputError("A closed loop with prefixes has no other load: make it anew with another concurrency.")
-    concurrency = max(1, round(factor * traffic.concurrency))
-    requests = max(concurrency, round(len(traffic) * concurrency / traffic.concurrency))
-    again = np.arange(requests) % len(traffic)
-    return make_traffic(
-        traffic.name,
-        traffic.isl[again],
-        traffic.osl[again],
-        priority=traffic.priority[again],
-        concurrency=concurrency,
-        source=traffic.source,
-    )
+def traffic_at(options: TrafficOptions) -> Callable[[float], Traffic]:
+    """Return the traffic at a load: so many times the rate, or the requests in flight of a closed loop."""
+    concurrency = options.concurrency
+    if concurrency is None:
+        plain = build_traffic(options)
+        return lambda load: plain if load == 1.0 else plain.scaled_rate(load)
+    return cache(lambda load: build_traffic(replace(options, concurrency=max(1, round(load * concurrency)))))
