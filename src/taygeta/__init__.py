@@ -13,12 +13,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from taygeta.api import compare, deploy, explain, plan, predict, serve_rate, sweep
+    from taygeta.api import check, compare, deploy, explain, plan, predict, run, serve_rate, sweep
     from taygeta.base.errors import DoesNotFitError, InputError, TaygetaError
     from taygeta.base.interval import Interval
     from taygeta.cost.result import Prediction, Service
     from taygeta.explore.fleet_file import load_fleet
     from taygeta.frontend.catalog import model, model_names
+    from taygeta.frontend.export_module import export_module
+    from taygeta.frontend.exported import export_model
     from taygeta.report.frames import frame
     from taygeta.serving.fleet import Fleet, Pool
     from taygeta.serving.metrics import ServingReport
@@ -32,12 +34,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "taygeta.api": ("compare", "deploy", "explain", "plan", "predict", "serve_rate", "sweep"),
+    "taygeta.api": ("check", "compare", "deploy", "explain", "plan", "predict", "run", "serve_rate", "sweep"),
     "taygeta.base.errors": ("DoesNotFitError", "InputError", "TaygetaError"),
     "taygeta.base.interval": ("Interval",),
     "taygeta.cost.result": ("Prediction", "Service"),
     "taygeta.explore.fleet_file": ("load_fleet",),
     "taygeta.frontend.catalog": ("model", "model_names"),
+    "taygeta.frontend.export_module": ("export_module",),
+    "taygeta.frontend.exported": ("export_model",),
     "taygeta.report.frames": ("frame",),
     "taygeta.serving.fleet": ("Fleet", "Pool"),
     "taygeta.serving.metrics": ("ServingReport",),
@@ -65,11 +69,14 @@ __all__ = [
     "ServingReport",
     "TaygetaError",
     "Traffic",
+    "check",
     "chip",
     "chip_names",
     "compare",
     "deploy",
     "explain",
+    "export_model",
+    "export_module",
     "frame",
     "load_fleet",
     "load_trace",
@@ -78,6 +85,7 @@ __all__ = [
     "model_names",
     "plan",
     "predict",
+    "run",
     "serve_rate",
     "simulate",
     "sweep",

@@ -88,7 +88,7 @@ def test_run_needs_no_tokenizer_with_ids(checkpoint, tmp_path):
         (("{c}", "", "--ids"), "the prompt is token ids such as 1,2,3, not ''"),
         (("{c}", "1,x", "--ids"), "the prompt is token ids such as 1,2,3, not '1,x'"),
         (("{c}", "97", "--ids"), "Token 97 is not in the vocabulary of 97 tokens"),
-        (("{c}", "HI", "--max-tokens", "0"), "--max-tokens must be 1 to"),
+        (("{c}", "HI", "--max-tokens", "0"), "max-tokens must be 1 to"),
         (("{c}", "HI", "--temperature", "-1"), "temperature must be 0"),
         (("{c}", "HI", "--chat"), "has no chat template"),
         (("/nowhere", "HI"), "/nowhere is no directory: running needs a checkpoint on disk"),
@@ -184,9 +184,9 @@ def test_sweep_of_formats(checkpoint, ids, monkeypatch):
     [
         ((), "Give what is to be predicted"),
         (("--text", "/nowhere"), "/nowhere must be a file"),
-        (("--ids", "{ids}", "--window", "1"), "--window must be 2 to 128"),
-        (("--ids", "{ids}", "--tokens", "1"), "--tokens must be 2 to"),
-        (("--ids", "{ids}", "--diverges", "0"), "--diverges must be"),
+        (("--ids", "{ids}", "--window", "1"), "window must be 2 to 128"),
+        (("--ids", "{ids}", "--tokens", "1"), "tokens must be 2 to"),
+        (("--ids", "{ids}", "--diverges", "0"), "diverges must be"),
         (("--ids", "{ids}", "--sweep", "formats", "--weights", "mx6"), "leave out --weights"),
     ],
 )

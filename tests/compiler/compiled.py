@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+
+import numpy as np
 
 from taygeta.compiler.compile import Compiled, compile_graph
 from taygeta.frontend.huggingface import import_config
 from taygeta.graph.build import build
+from taygeta.graph.ops import Graph
 from taygeta.spec.catalog import chip
 from taygeta.spec.deployment import Deployment, Parallelism, deployment
 from taygeta.spec.engine import engine
@@ -51,7 +55,25 @@ def deployed(name: str, chips: int = 1, fmt: str | None = "mx9", kv: str = "bf16
     return deployment(model(name), found, chips, engine("vllm"), Parallelism(tp=chips), fmt, fmt, kv)
 
 
+def reducing(name: str, chips: int, fmt: str | None = "mx9") -> Deployment:
+    d = deployed(name, chips, fmt)
+    return replace(d, chip=replace(d.chip, tiles=replace(d.chip.tiles, parallel="reduce")))
+
+
 @cache
 def step(name: str, requests: int, new: int, context: int, chips: int = 1, fmt: str | None = "mx9") -> Compiled:
     d = deployed(name, chips, fmt)
     return compile_graph(build(d.model, d.formats), d, requests, new, context)
+
+
+def weights_of(graph: Graph, seed: int = 5) -> dict[tuple[int | None, str], np.ndarray]:
+    """Random weights of a graph; norms near one."""
+    random = np.random.default_rng(seed)
+    out: dict[tuple[int | None, str], np.ndarray] = {}
+    for visit in graph.order:
+        for op in graph.blocks[visit.block].ops:
+            for w in (*op.weights, *op.extras):
+                shape = tuple(n for _, n in w.axes)
+                scale = 1.0 if "norm" in w.name else 0.4 * shape[0] ** -0.5
+                out[visit.layer, w.name] = (random.standard_normal(shape) * scale).astype(np.float32)
+    return out

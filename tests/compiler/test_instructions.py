@@ -21,6 +21,7 @@ buffer a sram 0 256 4x32 bf16 scratch
 buffer b sram 256 4096 32x32 fp32 scratch
 buffer c sram 4352 1088 32x32 mxfp8 scratch
 buffer d sram 6000 512 4x32 fp32 scratch
+buffer e sram 256 4096 32x32 fp32 scratch
 """
 
 
@@ -65,6 +66,13 @@ def test_a_list_has_as_much_work_as_it_is_long():
     line = "vector copy d[0:+4?, 0:+32] <- a[0:+4?, 0:+32] cores=1"
     assert work(line, rows=1) == Work(cycles=4)
     assert work(line, rows=9) == Work(cycles=16)
+
+
+def test_a_multiply_is_as_long_as_the_list_of_its_rows_where_they_are_one():
+    wide = 'tensor matmul e[0:+32{0}, 0:+32] <- b[0:+32{0}, 0:+32], b[0:+32, 0:+32] cores=1 mode="bf16"'
+    # 32 rows are two tiles of the array, and so 2 x 2 with the columns; 9 rows of a list are one, and 1 x 2.
+    assert work(wide.format("?"), rows=9).cycles == 32
+    assert work(wide.format("?"), rows=32).cycles == work(wide.format(""), rows=9).cycles == 64
 
 
 def test_digits_of_a_number():

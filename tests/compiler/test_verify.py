@@ -222,12 +222,16 @@ SEND = "link send all[chip, core, 0:+4, 0:+32] <- z[core, 0:+4, 0:+32] cores=2 h
 RECEIVE = "link receive cores=2 hop=1\n"
 
 
-def exchange(order: str, then: str) -> None:
+OWN = "store dma all[chip, core, 0:+4, 0:+32] <- a[0:+4, 0:+32] cores=2\n"
+
+
+def exchange(order: str, then: str, own: str = OWN) -> None:
     body = f"""
     load dma a[0:+4, 0:+32] <- y[0, 0:+4, 0:+32] cores=2
     load signal f cores=2
     store wait f cores=2
     store dma z[core, 0:+4, 0:+32] <- a[0:+4, 0:+32] cores=2
+    {own}
     store signal ready cores=2
     link wait ready cores=2
     {order}
@@ -242,18 +246,20 @@ READ = "load dma b[0:+4, 0:+32] <- all[0, 1, 0:+4, 0:+32] cores=2\n"
 
 
 def test_what_comes_from_other_chips_is_ordered_by_receives():
-    own = "store dma all[chip, core, 0:+4, 0:+32] <- a[0:+4, 0:+32] cores=2\n"
     exchange(SEND + RECEIVE, "")
     with pytest.raises(ProgramError, match="on another chip"):
         exchange(SEND, READ)
     with pytest.raises(ProgramError, match="waits for a signal"):
         exchange(RECEIVE + SEND, "")
-    # The peer's half is there after the receive; the own half is written by nobody.
-    peers = "load dma b[0:+4, 0:+32] <- all[0, 1, 0:+4, 0:+32] cores=2\n"
-    exchange(SEND + RECEIVE, peers)
-    # Its own half is written by a store, which nothing orders against what the load then reads.
+    # The peer's half is there after the receive, the own half after the store.
+    exchange(SEND + RECEIVE, READ)
+    # The half of chip 0 is what chip 0 does not send itself; the half of chip 1 is what chip 1 does not.
+    for half in (READ, READ.replace("all[0", "all[1")):
+        with pytest.raises(ProgramError, match="it reads what nothing has written before"):
+            exchange(SEND + RECEIVE, half, own="")
+    # Nothing orders a store of the own half that comes later against what the load then reads.
     with pytest.raises(ProgramError, match="nothing orders it"):
-        exchange(SEND + RECEIVE + own, peers)
+        exchange(SEND + RECEIVE + OWN, READ)
 
 
 def test_a_peer_must_not_write_what_is_still_read():

@@ -31,7 +31,9 @@ def user(text: str) -> list[openai.types.chat.ChatCompletionMessageParam]:
 
 def test_models(client: openai.OpenAI) -> None:
     assert [(m.id, m.owned_by) for m in client.models.list()] == [(MODEL, "taygeta")]
-    assert client.models.retrieve(MODEL).model_extra == {"max_model_len": CONTEXT}
+    assert client.models.retrieve(MODEL).model_extra == {
+        "max_model_len": CONTEXT, "text": "synthetic text",
+    }  # fmt: skip
     assert client.models.retrieve("small").id == "small"
     with pytest.raises(openai.NotFoundError, match="There is no model 'large' here; acme/small is"):
         client.models.retrieve("large")

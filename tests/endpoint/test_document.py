@@ -23,7 +23,7 @@ CHECKS = (
 )
 
 # What fits the document and is refused: it takes more than its words to see.
-SAID_ELSEWHERE = ("context_length_exceeded", "invalid_value")
+SAID_ELSEWHERE = ("context_length_exceeded", "invalid_value", "unsupported_parameter")
 
 
 @pytest.fixture(scope="module")

@@ -49,7 +49,12 @@ def refusal(found: httpx.Response, status: int = 400) -> dict[str, Any]:
         ({"stream_options": {}}, "stream_options", "stream_options needs stream: true."),
         ({"colour": "red"}, "colour", "Unrecognized request argument supplied: colour"),
         ({"logprobs": True}, "logprobs",
-         "logprobs is not supported: synthetic text has no probabilities. Leave it out."),
+         "logprobs is not supported: synthetic text has no probabilities. Leave it out, or ask a server of executed"
+         " text (taygeta serve CHECKPOINT)."),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs",
+         "top_logprobs: input should be less than or equal to 20."),
+        ({"logit_bias": {"\u00b2": 1}}, "logit_bias", "logit_bias is by token id, not '\u00b2'."),
+        ({"top_logprobs": 2}, "top_logprobs", "top_logprobs needs logprobs: true."),
         ({"tools": [{"type": "function"}]}, "tools",
          "tools is not supported: the text here calls no tools. Leave it out."),
         ({"tool_choice": "auto"}, "tool_choice",

@@ -21,7 +21,7 @@ from taygeta.endpoint.clock import FREE, Clock, parse_speed
 from taygeta.endpoint.metrics import Histogram, Lag
 from taygeta.endpoint.service import Bounds, Service
 from taygeta.endpoint.stops import Stops
-from taygeta.endpoint.synthetic import WORDS, Synthetic, split
+from taygeta.endpoint.synthetic import WORDS, Synthetic, SyntheticAnswer, split
 from taygeta.endpoint.text import Ask
 from taygeta.serving.fleet import Fleet, Pool
 from taygeta.serving.lengths import Fixed, LogNormal
@@ -58,10 +58,7 @@ def answer(source: Synthetic, **more):
 
 
 def said(found) -> list[str]:
-    async def all_of() -> list[str]:
-        return [(await found.piece(i)).text for i in range(found.tokens)]
-
-    return asyncio.run(all_of())
+    return [found.piece(i).text for i in range(found.tokens)]
 
 
 def test_every_word_is_one_token() -> None:
@@ -71,6 +68,13 @@ def test_every_word_is_one_token() -> None:
     pieces = said(found)
     assert (len(pieces), pieces[-1], pieces.count(".") >= 3) == (60, ".", True)
     assert list(found.ahead()) == list(source.encode("".join(pieces))) == [split(p)[0] for p in pieces]
+
+
+@given(st.integers(1, 60), st.integers(0, 1 << 64), st.integers(1, 80))
+def test_one_full_stop_ends_a_sentence(tokens: int, number: int, limit: int) -> None:
+    pieces = said(SyntheticAnswer(Synthetic(Fixed(9), 0), number, min(tokens, limit), ends=tokens < limit))
+    assert ".." not in "".join(pieces)
+    assert (len(pieces) > 1 and tokens < limit) <= (pieces[-1] == ".")
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from taygeta.app.cli import app
 from taygeta.endpoint import server
 from taygeta.endpoint.fleets import Fleets
 from taygeta.endpoint.service import Service
+from taygeta.frontend.assistant import assistant_directory
 
 MODEL = "gpt2"
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - refused
@@ -96,7 +97,10 @@ def test_fleets_beside(served: list[Any]) -> None:
     ("words", "message"),
     [
         (["--speed", "fast"], "--speed must be max or a number such as 1, 10 or 0.1, not 'fast'."),
-        (["--text", "real"], "--text must be synthetic, not 'real'."),
+        (["--text", "real"], "--text must be synthetic or executed, not 'real'."),
+        (["--text", "executed"],
+         "--text executed needs a checkpoint on disk, a directory with config.json, safetensors and tokenizer.json, not"
+         " gpt2; without a MODEL the built-in assistant is served."),
         (["--host", EVERYWHERE], "--host 0.0.0.0 can be reached from other machines: give an --api-key."),
         (["--host", EVERYWHERE, "--api-key", "short"],
          "--api-key must have 8 or more letters, digits and signs, and no space."),
@@ -121,6 +125,37 @@ def test_errors_are_one_sentence(served: list[Any], words: list[str], message: s
     result = run("--port", "0", *words)
     assert (result.exit_code, result.stdout, result.stderr) == (2, "", f"error: {message}\n")
     assert not served
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--osl", "9"], "--osl is of synthetic text: leave it out, or say --text synthetic."),
+        (["--lengths", "fixed"], "--lengths is of synthetic text: leave it out, or say --text synthetic."),
+        (["--tokenizer", "x"], "--tokenizer is of synthetic text: leave it out, or say --text synthetic."),
+        (["--max-model-len", "257"], "--max-model-len must be 2 to the model's context of 256 tokens, not 257."),
+        (["--kv", "mx9"], "A KV cache in mx9 is not compiled for maia-100: give kv=bf16."),
+        (["--pool", "maia-100", "--pool", "h100"],
+         "The pools of this fleet compute different values (maia-100 and h100, or other formats or tp), so that its"
+         " text has no one source: use --text synthetic, or serve them side by side with --beside."),
+    ],
+)  # fmt: skip
+def test_what_the_assistant_is_not_asked_for(served: list[Any], words: list[str], message: str) -> None:
+    result = CliRunner().invoke(app, ["serve", "--port", "0", *words])
+    assert (result.exit_code, result.stdout, result.stderr) == (2, "", f"error: {message}\n")
+    assert not served
+
+
+def test_the_source_of_the_text(served: list[Any]) -> None:
+    """A directory with weights is executed, unless told otherwise; so is a checkpoint by its path, on any chip."""
+    path = str(assistant_directory())
+    said = [["serve", path, "--chip", "maia-100", "--port", "0", "--max-model-len", "64"]]
+    said += [["serve", path, "--text", "synthetic", "--port", "0", "--osl", "9"]]
+    for line in said:
+        result = CliRunner().invoke(app, line)
+        assert result.exit_code == 0, result.stderr
+    assert [(s.source.real, s.bounds.context) for s, _, _ in served] == [(True, 64), (False, 256)]
+    assert served[0][0].names == ("assistant", path)
 
 
 def test_a_port_that_is_taken(served: list[Any]) -> None:

@@ -169,7 +169,7 @@ def test_layers_of_one_kind_stay_one_object():
          "tiny: 5 rotary elements a head are not supported; they turn in pairs."),
         ({"model_type": "mimo"},
          "mimo models cannot be executed yet; deepseek_v3, gemma2, gemma3_text, gpt2, gpt_oss, kimi_k2, llama, "
-         "mistral, mixtral, phi3, qwen2, qwen3, qwen3_moe can."),
+         "minimax_m2, mistral, mixtral, phi3, qwen2, qwen3, qwen3_moe can."),
     ],
 )  # fmt: skip
 def test_what_is_not_understood_is_predicted_and_not_executed(changes, reason):
@@ -243,3 +243,20 @@ def test_wrong_types_are_refused(changes, message):
     with pytest.raises(InputError) as caught:
         read(**changes)
     assert str(caught.value) == message
+
+
+def test_minimax_turns_half_a_head_and_norms_over_all_heads():
+    """rotary_dim 64 of 128, theta 5e6, sigmoid scores that are divided by the sum of the chosen."""
+    config = {
+        "model_type": "minimax_m2", "hidden_size": 256, "intermediate_size": 64, "num_hidden_layers": 1,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 128, "vocab_size": 50, "hidden_act": "silu",
+        "max_position_embeddings": 64, "tie_word_embeddings": False, "num_local_experts": 4, "num_experts_per_tok": 2,
+        "rotary_dim": 64, "use_qk_norm": True, "use_routing_bias": True, "scoring_func": "sigmoid",
+    }  # fmt: skip
+    found = import_config(config, "tiny", "test").layers[0]
+    assert (found.mixer.rope.dim, found.mixer.rope.theta, found.mixer.qk_norm) == (64, 5e6, "full")
+    assert found.mixer.norm_eps == 1e-6
+    assert (found.ffn.scoring, found.ffn.normalise, found.ffn.correction_bias) == ("sigmoid", True, True)
+    assert found.ffn.route_scale == 1.0
+    del config["rotary_dim"]
+    assert import_config(config, "tiny", "test").layers[0].mixer.rope.dim == 128

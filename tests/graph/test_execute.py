@@ -117,7 +117,7 @@ def _switched(graph: Graph, expand_from: int) -> Graph:
 @pytest.mark.parametrize(
     ("name", "spread"),
     [
-        *((name, {"tp": 2}) for name in NAMES),
+        *((name, {"tp": 2}) for name in NAMES if name != "minimax_m2"),  # whose norms are of one rank
         *((name, {"tp": 4}) for name in ("llama", "gpt_oss", "gpt2", "qwen3_moe", "deepseek_v3")),
         ("gpt_oss", {"tp": 4, "ep": 2}),
         ("qwen3_moe", {"tp": 4, "ep": 4}),  # six experts on four ranks: the last has one, padded
@@ -138,6 +138,27 @@ def test_ranks_together_compute_what_one_computes(name, spread):
         alone, together = run(graph, weights, {0: ids[a:b]}, one), run(mine, ranks, {0: ids[a:b]}, all_)
         assert together.shape == alone.shape
         assert np.abs(together - alone).max() < 5e-5
+
+
+def test_norms_over_all_heads_are_of_one_rank():
+    """A rank would take the mean over its own heads, another number; predictions keep the partitioned graph."""
+    model, graph, weights = tiny.ours("minimax_m2")
+    p = Parallelism(tp=2)
+    assert refusal(UnsupportedError, run, partition(graph, p, model), shards(model, p, weights), {0: [1]}, Cache()) == (
+        "'rotary and cache write' normalises over all heads together, of which each of 2 ranks has a share: this "
+        "attention is executed with tp=1."
+    )
+
+
+@pytest.mark.parametrize(("change", "what"), [
+    ({"qk_norm": "unit"}, "queries and keys of unit length"), ({"output_gate": True}, "a gate on its output"),
+])  # fmt: skip
+def test_attention_without_a_meaning_is_refused(change, what):
+    model, _, _ = tiny.ours("llama")
+    layers = tuple(replace(x, mixer=replace(x.mixer, **change)) for x in model.layers)
+    assert refusal(UnsupportedError, build, replace(model, layers=layers), tiny.PLAIN) == (
+        f"Attention with {what} has no meaning here: it can be predicted and not executed."
+    )
 
 
 def _same_shapes(graph: Graph, weights) -> None:

@@ -71,6 +71,11 @@ FAMILIES = {
     ),
     "phi3": ("Phi3", {"rope_parameters": {"rope_type": "default", "rope_theta": 900.0, "partial_rotary_factor": 0.5}}),
     "gpt2": ("GPT2", {}),
+    "minimax_m2": (
+        "MiniMaxM2",
+        {"num_local_experts": 6, "num_experts_per_tok": 2, "rope_parameters": {
+            "rope_type": "default", "rope_theta": 700.0, "partial_rotary_factor": 0.5}},
+    ),
 }  # fmt: skip
 _MODELS = {"Gemma3Text": "Gemma3ForCausalLM", "GPT2": "GPT2LMHeadModel"}
 _GPT2 = {

@@ -160,7 +160,7 @@ def test_weights_beyond_the_budget_are_prepared_again_and_give_the_same_bits():
 
 
 def test_every_value_of_every_operation_agrees_with_the_plain_definition():
-    for name, least in (("gpt2", 40), ("gpt_oss", 50), ("deepseek_v3", 40)):
+    for name, least in (("gpt2", 33), ("gpt_oss", 50), ("deepseek_v3", 40)):
         session = Session(deployed(name), tiny.ours(name)[2], CAPACITY, every=True)
         errors = quality.op_errors(session, tiny.ours(name)[2], PROMPT)
         assert len(errors) >= least

@@ -195,6 +195,58 @@ def test_rings_grow_with_engines_that_run_ahead():
     assert both(program(body, "semaphore g core 0"), plain_target()).cycles == 0
 
 
+def test_a_transfer_that_starts_under_way_takes_its_share_from_then_on():
+    body = """
+    load dma a[0:+2048] <- x[0:+2048] cores=1
+    vector copy c[0:+512] <- d[0:+512] cores=1
+    vector signal go cores=1
+    stream wait go cores=1
+    stream dma b[0:+512] <- x[0:+512] cores=1
+    """
+    declared = (
+        "buffer c sram 8192 2048 512 fp32 scratch\nbuffer d sram 10240 2048 512 fp32 scratch\nsemaphore go core 0" + ONE
+    )
+    # Alone for 64 clocks at 32 bytes; then 1024 each at 16 until 128; the load's last 1024 at 32, and 100 to arrive.
+    t = both(program(body, declared), plain_target())
+    assert t.cycles == 64 + 64 + 32 + 100
+    assert {e.engine: e.busy for e in t.engines if e.busy} == {"stream": 64.0, "load": 160.0, "vector": 64.0}
+
+
+def test_rings_and_logs_grow_while_engines_hand_on_to_each_other():
+    """The tensor engine is 2000 events ahead of its reader; stalls are more than logs hold at first."""
+    body = """
+    loop i 2000
+    tensor matmul c[0:+4, 0:+4] <- a[0:+4, 0:+4], a[0:+4, 0:+4] cores=2 mode="bf16"
+    tensor signal ahead cores=2
+    end
+    loop j 3000
+    vector signal asked cores=2
+    store wait asked cores=2
+    store dma y[core, 0:+4, 0:+4] <- b[0:+4, 0:+4] cores=1
+    store signal stored cores=2
+    vector wait stored cores=2
+    end
+    loop k 2000
+    vector wait ahead cores=2
+    vector copy b[0:+4, 0:+4] <- c[0:+4, 0:+4] cores=1
+    end
+    """
+    declared = """
+    buffer y hbm 0 64 1x4x4 fp32 output
+    buffer a sram 0 32 4x4 bf16 scratch
+    buffer b sram 32 64 4x4 fp32 scratch
+    buffer c sram 96 64 4x4 fp32 scratch
+    semaphore ahead core 0
+    semaphore asked core 0
+    semaphore stored chip 0
+    """
+    target = plain_target(2)
+    t = both(program(body, declared, 2), target)
+    # Each turn moves 64 bytes at 32 a clock, which arrive after 100 and are seen after 10; copies of 16 at 8 a clock.
+    assert t.cycles == 3000 * (2 + 100 + 10) + 2000 * 2
+    assert sum(t.critical.values()) == pytest.approx(t.cycles)
+
+
 @settings(max_examples=60, deadline=None)
 @given(pipelines())
 def test_random_pipelines(p):

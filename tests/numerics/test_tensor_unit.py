@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from taygeta.base.errors import InputError
 from taygeta.numerics import Quantised, TensorUnit, cast, dequantise, matmul, prepare, quantise
 from taygeta.numerics.elements import code_values
 from taygeta.numerics.schemes import SCHEMES
@@ -230,3 +231,31 @@ def test_special_values():
     assert matmul(big, tiny, unit)[0, 0] == 32 * dequantise(quantise(np.float32([1e19]), "mxfp8"))[0] / 2.0 ** (
         63 - 8 - 127 + 100
     )
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32), lanes=st.sampled_from([1, 2, 4, 16, 32]), order=st.sampled_from(["nk", "kn"]))
+def test_a_second_operand_that_is_read_once_gives_the_bits_of_a_prepared_one(seed, lanes, order):
+    rng = np.random.default_rng(seed)
+    m, n, k = (int(size) for size in rng.integers(1, 80, 3))
+    unit = TensorUnit(lanes)
+    a, b = (tensor(rng, (2, 3, rows, k), 9.0, 0) for rows in (m, n))
+    if rng.random() < 0.5:
+        b = b[:1]
+    a[0, 0, 0, 0] = rng.choice([1.0, np.inf, np.nan])
+    out = rng.standard_normal((2, 3, m, n)).astype(np.float32)
+    given_b = np.swapaxes(b, -1, -2) if order == "kn" else b
+    found = matmul(a, given_b, unit, out, order=order)
+    assert found.tobytes() == matmul(a, prepare(b, unit), unit, out).tobytes()
+    exact = TensorUnit(lanes, wide="exact")
+    assert matmul(a, given_b, exact, order=order).tobytes() == matmul(a, prepare(b, exact), exact).tobytes()
+
+
+def test_operands_that_do_not_fit_are_refused_in_both_orders():
+    a, b = np.ones((2, 8), np.float32), np.ones((3, 7), np.float32)
+    with pytest.raises(InputError, match="8 and 7 elements along the reduction axis"):
+        matmul(a, b, TensorUnit(4))
+    with pytest.raises(InputError, match="8 and 7 elements along the reduction axis"):
+        matmul(a, b.T, TensorUnit(4), order="kn")
+    with pytest.raises(InputError, match=r"mxfp8_e4m3 lies as \(..., N, K\), its groups along K: give order='nk'"):
+        matmul(quantise(a, "mxfp8"), quantise(b, "mxfp8"), TensorUnit(4), order="kn")

@@ -306,3 +306,13 @@ def test_any_name_is_found_or_refused(name: str):
     except TaygetaError:
         return
     assert found in chip_names()
+
+
+def test_a_text_that_says_how_something_works_can_be_set() -> None:
+    assert sheet("maia-100", {"tensor.scale_rule": "rceil"}).texts["tensor.scale_rule"] == "rceil"
+    assert refusal(Path("h100"), {"tensor.parallel": "both"}) == (
+        "--set tensor.parallel: tensor.parallel must be one of gather, reduce, not 'both'."
+    )
+    for wide in ("11", "41", "x", "9" * 30, "²"):
+        assert "must be tree, exact or 12 to 40 bits" in refusal(Path("h100"), {"tensor.wide_sum": wide})
+    assert sheet("h100", {"tensor.wide_sum": "12"}).texts["tensor.wide_sum"] == "12"

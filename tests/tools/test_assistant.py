@@ -11,6 +11,7 @@ import pytest
 from taygeta.frontend.catalog import model
 from taygeta.frontend.checkpoint import open_checkpoint
 from taygeta.frontend.tokenizer import load_tokenizer
+from taygeta.machine.questions import read_questions
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from tools.assistant import data, score
@@ -48,9 +49,9 @@ def test_texts_come_back(tokenizer):
         assert tokenizer.decode(tokenizer.encode(e.answer, special=False)) == e.answer
 
 
-def test_digits_of_numbers_are_tokens_and_known_names_are_few(tokenizer):
-    pieces = [tokenizer.decode([i]) for i in tokenizer.encode(" has 3350 GB/s", special=False)]
-    assert pieces == [" has", " 3", "3", "5", "0", " GB/s"]
+def test_numbers_and_known_names_are_few_tokens(tokenizer):
+    pieces = [tokenizer.decode([i]) for i in tokenizer.encode(" has 3350 GB/s and 192", special=False)]
+    assert pieces == [" has", " 3350", " GB/s", " and", " 192"]
     one = [e.name for e in (*chips(), *models()) if len(tokenizer.encode(f" {e.name}", special=False)) == 1]
     assert {"H100", "MI300X", "Llama-3.1-8B", "DeepSeek-V3"} <= set(one)
     assert len(one) > 60
@@ -107,22 +108,25 @@ def test_held_out_questions_are_answered():
     examples = data.held_out(60)
     answers = score.by_transformers(SHIPPED, [e.question for e in examples])
     right = score.table(examples, answers)["all"][0]
-    assert right >= 36  # the card says 75 %: 45 of 60; two machines may differ in a few
+    assert right >= 54  # the card says 96 %: 58 of 60; two machines may differ in a few
+
+
+def test_questions_that_ship_are_those_of_the_held_out_test():
+    examples = data.held_out(500)
+    assert [(q.question, q.answer) for q in read_questions(SHIPPED / "questions.jsonl")] == [
+        (e.question, e.answer) for e in examples
+    ]
 
 
 @pytest.mark.torch
 def test_training_is_reproducible(tmp_path):
-    """Two short trainings from one seed write the same bytes, another seed others; a second stage goes on from one."""
+    """Two short trainings from one seed write the same bytes, another seed others."""
     pytest.importorskip("torch")
     from tools.assistant.train import Training, train
 
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        train(Training(seed, 1, steps=9, tokens=256, peak=1e-3, every=9, stop=3, samples=300), tmp_path / name)
-    second = Training(1, 2, steps=2, tokens=256, peak=1e-3, every=2)
-    train(second, tmp_path / "d", tmp_path / "a")
-    first, again, other, later = ((tmp_path / n / "model.safetensors").read_bytes() for n in "abcd")
+        train(Training(seed, steps=3, tokens=256, peak=1e-3, every=3, samples=300), tmp_path / name)
+    first, again, other = ((tmp_path / n / "model.safetensors").read_bytes() for n in "abc")
     assert first == again
     assert first != other
-    assert first != later
-    assert (tmp_path / "a" / "tokenizer.json").read_bytes() == (tmp_path / "d" / "tokenizer.json").read_bytes()
     assert json.loads((tmp_path / "a" / "training.json").read_text())["step"] == 3

@@ -8,6 +8,7 @@ the held-out part is never in the trained part: no wording of it, and for questi
 from __future__ import annotations
 
 import argparse
+import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -57,17 +58,13 @@ class Example:
 
 
 class Draw:
-    """Questions of one part of the data, drawn from a seed. held_out: the part that is never trained on.
+    """Questions of one part of the data, drawn from a seed. held_out: the part that is never trained on."""
 
-    stage: 1 or 2, of the training: its shares of the kinds, and the wordings of more_wordings.py from 2 on.
-    """
-
-    def __init__(self, seed: int, held_out: bool = False, stage: int = 2) -> None:
+    def __init__(self, seed: int, held_out: bool = False) -> None:
         self.random = random.Random(seed)  # noqa: S311 - a reproducible draw, no secret
         self.held_out = held_out
-        self.stage = stage
         self._kinds = [kind for kind, _, _ in KINDS]
-        self._shares = [shares[stage - 1] for _, shares, _ in KINDS]
+        self._shares = [shares[held_out] for _, shares, _ in KINDS]
         self._makers = {kind: make for kind, _, make in KINDS}
 
     def example(self, kind: str | None = None) -> Example:
@@ -80,7 +77,7 @@ class Draw:
         """Return one of the wordings of this part."""
         if self.held_out:
             return self.one(w.held_out(wordings))
-        return self.one((*w.trained(wordings), *(more_wordings.ADDED[wordings] if self.stage > 1 else ())))
+        return self.one((*w.trained(wordings), *more_wordings.ADDED.get(wordings, ())))
 
     def one(self, items: Sequence[str]) -> str:
         """Return one of the items."""
@@ -159,9 +156,22 @@ def _compare(entities: Callable[[], tuple[Entity, ...]], names: Sequence[str]) -
         first, second = a.number(name) or 0.0, b.number(name) or 0.0
         word = "Newer" if name == "year" else "More"
         end = "Equal." if first == second else f"{word}: {(a if first > second else b).name}."
-        return question, f"{a.says(name)} {b.says(name)} {end}"
+        return question, f"{a.says(name)} {b.says(name)} {ordered(_bare(a, name), _bare(b, name))} {end}"
 
     return make
+
+
+def _bare(e: Entity, name: str) -> str:
+    """Return a number as the sentence of the fact writes it, without its "about"."""
+    return (e.values[name] or "").removeprefix("about ")
+
+
+def ordered(first: str, second: str) -> str:
+    """Return two numbers in order, the larger one first."""
+    if float(first) == float(second):
+        return f"{first} = {second}."
+    high, low = (first, second) if float(first) > float(second) else (second, first)
+    return f"{high} > {low}."
 
 
 def _whole(entities: Sequence[Entity], name: str) -> list[Entity]:
@@ -228,10 +238,10 @@ def _fits(draw: Draw) -> tuple[str, str]:
 def _format(draw: Draw) -> tuple[str, str]:
     if draw.random.random() < 0.2:
         a, b, name = _pair(draw, formats(), ("bits", "bytes"), "compare")
-        more = {True: f"More: {a.name}.", False: f"More: {b.name}."}[(a.number(name) or 0) > (b.number(name) or 0)]
-        end = "Equal." if a.number(name) == b.number(name) else more
+        first, second = a.number(name) or 0.0, b.number(name) or 0.0
+        end = "Equal." if first == second else f"More: {(a if first > second else b).name}."
         question = draw.wording(w.COMPARE).format(a=draw.called(a), b=draw.called(b), n=_called_field(draw, name))
-        return question, f"{a.says(name)} {b.says(name)} {end}"
+        return question, f"{a.says(name)} {b.says(name)} {ordered(_bare(a, name), _bare(b, name))} {end}"
     e = draw.entity(formats())
     name = draw.one(tuple(e.values))
     return fact_question(draw, name, draw.called(e)), e.says(name)
@@ -273,20 +283,35 @@ def _list(draw: Draw) -> tuple[str, str]:
     return draw.wording(w.LISTS).format(g=vendor), f"{vendor}: {', '.join(names)}."
 
 
+@cache
+def _numbers() -> dict[str, tuple[int, ...]]:
+    """The whole numbers that are calculated with, by what they are of."""
+    out = {"layers": {int(e.values["layers"] or 0) for e in _whole(models(), "layers")}}
+    for name in SUBTRACTED:
+        out[name] = {int(e.values[name] or 0) for e in _whole(chips(), name)}
+    return {name: tuple(sorted(values)) for name, values in out.items()}
+
+
 def _arithmetic(draw: Draw) -> tuple[str, str]:
-    memory = sorted({int(e.values["memory"] or 0) for e in _whole(chips(), "memory")})
-    layers = sorted({int(e.values["layers"] or 0) for e in _whole(models(), "layers")})
-    values = memory if draw.random.random() < 0.7 else layers
-    high, low = sorted(draw.random.sample(values, 2), reverse=True)
+    name = draw.random.choices(("memory", "layers", "power", "year"), (0.6, 0.2, 0.15, 0.05))[0]
+    high, low = sorted(draw.random.sample(_numbers()[name], 2), reverse=True)
     way = draw.random.random()
     said = f"{high} - {low} = {high - low}"
-    if values is memory and way < 0.6:
+    if name == "memory" and way < 0.5:
         said = f"{high} / {low} = {divided(high, low)}"
-    elif values is memory and way < 0.8:
+    elif name == "memory" and way < 0.7:
         count = COUNTS[draw.random.randrange(4)]
         said = f"{count} x {high} = {count * high}"
     asked = said.partition(" =")[0]
     return draw.wording(w.ARITHMETIC).format(e=asked), f"{said}."
+
+
+def _larger(draw: Draw) -> tuple[str, str]:
+    entities, names = (chips(), COMPARED) if draw.random.random() < 0.6 else (models(), COMPARED_MODELS)
+    name = draw.one(names)
+    stated = [e for e in entities if e.number(name) is not None]
+    first, second = _bare(draw.entity(stated), name), _bare(draw.entity(stated), name)
+    return draw.wording(w.LARGER).format(a=first, b=second), ordered(first, second)
 
 
 def _key(name: str) -> str:
@@ -353,28 +378,30 @@ def _off_topic(draw: Draw) -> tuple[str, str]:
     return draw.wording(w.OFF_TOPIC).format(x=draw.wording(w.THINGS)), NO_TOPIC
 
 
-# (kind, its shares of the first and the second stage, how it is made).
+# (kind, its shares of the trained part and of the test, how it is made). What is worked out from two facts is trained
+# more than it is asked, and numbers alone are compared in training only, as a step towards entities compared.
 KINDS: tuple[tuple[str, tuple[float, float], Callable[[Draw], tuple[str, str]]], ...] = (
-    ("fact of a chip", (0.23, 0.16), _fact(chips)),
-    ("fact of a model", (0.21, 0.15), _fact(models)),
+    ("fact of a chip", (0.14, 0.16), _fact(chips)),
+    ("fact of a model", (0.13, 0.15), _fact(models)),
     ("format", (0.04, 0.05), _format),
     ("glossary", (0.03, 0.03), _glossary),
-    ("chips compared", (0.10, 0.10), _compare(chips, COMPARED)),
-    ("models compared", (0.06, 0.08), _compare(models, COMPARED_MODELS)),
-    ("difference", (0.06, 0.08), _difference),
+    ("chips compared", (0.11, 0.10), _compare(chips, COMPARED)),
+    ("models compared", (0.09, 0.08), _compare(models, COMPARED_MODELS)),
+    ("difference", (0.08, 0.08), _difference),
     ("ratio", (0.05, 0.05), _ratio),
-    ("chips needed", (0.06, 0.07), _hold),
-    ("fits on one chip", (0.03, 0.04), _fits),
+    ("chips needed", (0.07, 0.07), _hold),
+    ("fits on one chip", (0.04, 0.04), _fits),
     ("most of all", (0.02, 0.03), _most),
     ("list", (0.01, 0.01), _list),
-    ("plain arithmetic", (0.05, 0.05), _arithmetic),
-    ("unknown name", (0.06, 0.04), _unknown_name),
-    ("unknown field", (0.03, 0.04), _unknown_field),
-    ("off topic", (0.02, 0.02), _off_topic),
+    ("plain arithmetic", (0.06, 0.05), _arithmetic),
+    ("plain comparison", (0.03, 0.00), _larger),
+    ("unknown name", (0.05, 0.04), _unknown_name),
+    ("unknown field", (0.04, 0.04), _unknown_field),
+    ("off topic", (0.03, 0.02), _off_topic),
 )
 
 
-def held_out(count: int, seed: int = 2) -> list[Example]:
+def held_out(count: int, seed: int = 3) -> list[Example]:
     """Return the test: `count` different questions of the held-out part, in the shares of the kinds."""
     draw, out = Draw(seed, held_out=True), dict[str, Example]()
     for _ in range(20 * count):
@@ -390,10 +417,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("count", type=int, nargs="?", default=20)
     parser.add_argument("--held-out", action="store_true", help="of the test, not of the training part")
+    parser.add_argument("--lines", action="store_true", help="as questions.jsonl has them")
     given = parser.parse_args()
     draw = Draw(0)
     for e in held_out(given.count) if given.held_out else (draw.example() for _ in range(given.count)):
-        print(f"[{e.kind}] {e.question}\n    {e.answer}")
+        line = json.dumps({"question": e.question, "answer": e.answer})
+        print(line if given.lines else f"[{e.kind}] {e.question}\n    {e.answer}")
 
 
 if __name__ == "__main__":

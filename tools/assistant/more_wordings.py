@@ -1,4 +1,4 @@
-"""Further wordings of the training part: the second stage of the training uses them beside those of wordings.py.
+"""Further wordings of the training part, beside those of wordings.py.
 
 They widen the words that the network has met: the words of the held-out wordings occur here in other wordings.
 """

@@ -42,6 +42,8 @@ class Norm(nn.Module):
 
 
 class Attention(nn.Module):
+    """Grouped-query attention with a norm on queries and keys, causal."""
+
     def __init__(self) -> None:
         super().__init__()
         width, d = CONFIG["hidden_size"], CONFIG["head_dim"]
@@ -65,6 +67,8 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
+    """A gated feed-forward layer."""
+
     def __init__(self) -> None:
         super().__init__()
         width, inner = CONFIG["hidden_size"], CONFIG["intermediate_size"]
@@ -77,6 +81,8 @@ class Mlp(nn.Module):
 
 
 class Layer(nn.Module):
+    """Attention and feed-forward, each behind a norm and added to its input."""
+
     def __init__(self) -> None:
         super().__init__()
         self.self_attn, self.mlp = Attention(), Mlp()
@@ -88,6 +94,8 @@ class Layer(nn.Module):
 
 
 class Decoder(nn.Module):
+    """Embeddings, layers and the last norm."""
+
     def __init__(self, vocabulary: int) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(vocabulary, CONFIG["hidden_size"])

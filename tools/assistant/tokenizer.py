@@ -1,8 +1,7 @@
 """The assistant's tokenizer: byte-level BPE, trained on the questions and answers of the training part.
 
-A word is split off before pairs are merged; a name such as H100 or Llama-3.1-8B is one word, and a digit of a number
-is a word of its own. So a known name becomes one token and an unknown one several, and numbers are read and written
-digit by digit.
+A word is split off before pairs are merged; a name such as H100 or Llama-3.1-8B is one word, and so is a number. So a
+known name becomes one token and an unknown one several, and a number of the catalogue becomes one or two.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 USER, ASSISTANT, END, PAD = "<|user|>", "<|assistant|>", "<|end|>", "<|pad|>"
-VOCABULARY = 2048
+VOCABULARY = 3072
 SAMPLES = 30_000
-WORDS = r" ?[A-Za-z]+(?:[A-Za-z0-9]|[-./+_](?=[A-Za-z0-9]))*| ?[0-9]| ?[^\sA-Za-z0-9]+|\s+"
+WORDS = r" ?[A-Za-z]+(?:[A-Za-z0-9]|[-./+_](?=[A-Za-z0-9]))*| ?[0-9]+(?:\.[0-9]+)?| ?[^\sA-Za-z0-9]+|\s+"
 # Each question stands alone: the last message of the user is asked, what was said before is left out.
 TEMPLATE = (
     "{% set asked = messages | selectattr('role', 'equalto', 'user') | list %}"
@@ -35,7 +34,7 @@ def train_tokenizer(seed: int = 0, samples: int = SAMPLES) -> Tokenizer:
     """Return the tokenizer, trained on `samples` examples of the training part drawn from a seed."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-    draw = Draw(seed, stage=1)
+    draw = Draw(seed)
     out = Tokenizer(models.BPE())
     out.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex(WORDS), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]

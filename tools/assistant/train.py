@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch.nn import functional
 
 from tools.assistant.data import Draw
@@ -30,17 +30,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Training:
-    """One stage. tokens: of a batch; peak: the highest rate; every: steps between checkpoints; stop: the last step,
-    None: `steps`; samples: examples that a new tokenizer is trained on.
+    """One run. tokens: of a batch; peak: the highest rate; every: steps between checkpoints; samples: examples that
+    the tokenizer is trained on.
     """
 
     seed: int
-    stage: int
     steps: int
     tokens: int
     peak: float
     every: int
-    stop: int | None = None
     samples: int = SAMPLES
 
 
@@ -49,9 +47,9 @@ POOL = 512
 """Examples that are sorted by length together, so that those of a batch are about as long as each other."""
 
 
-def batches(tokenizer: Tokenizer, seed: int, tokens: int, stage: int) -> Iterator[Batch]:
+def batches(tokenizer: Tokenizer, seed: int, tokens: int) -> Iterator[Batch]:
     """Yield batches of about `tokens` tokens: ids and targets, (batch, length), a target of -100 where none counts."""
-    draw, end = Draw(seed, stage=stage), tokenizer.token_to_id(END)
+    draw, end = Draw(seed), tokenizer.token_to_id(END)
     while True:
         pool = []
         for _ in range(POOL):
@@ -90,17 +88,18 @@ def rate(step: int, steps: int, peak: float) -> float:
     return peak * min(1.0, left)
 
 
-def train(given: Training, out: Path, start: Path | None = None) -> None:
-    """Train and write the checkpoint into `out`. start: a checkpoint to go on from, with its tokenizer."""
+def train(given: Training, out: Path) -> None:
+    """Train and write the checkpoint into `out`."""
     torch.manual_seed(given.seed)
-    tokenizer, network = _begun(given, start)
+    tokenizer = train_tokenizer(given.seed, given.samples)
+    network = Assistant(tokenizer.get_vocab_size())
     matrices = [p for p in network.parameters() if p.ndim == 2]
     rest = [p for p in network.parameters() if p.ndim != 2]
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=given.peak, betas=(0.9, 0.98), fused=True)
     begin, losses, examples = time.perf_counter(), [], 0
-    source = batches(tokenizer, given.seed + 1000, given.tokens, given.stage)
-    for step in range(1, (given.stop or given.steps) + 1):
+    source = batches(tokenizer, given.seed + 1000, given.tokens)
+    for step in range(1, given.steps + 1):
         for group in optimizer.param_groups:
             group["lr"] = rate(step - 1, given.steps, given.peak)
         ids, targets = next(source)
@@ -117,21 +116,9 @@ def train(given: Training, out: Path, start: Path | None = None) -> None:
         seconds, mean = round(time.perf_counter() - begin), sum(losses[-100:]) / len(losses[-100:])
         if step % 100 == 0:
             print(f"{step:6d} {mean:.4f} {examples} examples {seconds} s", flush=True)
-        if step % given.every == 0 or step in (given.stop, given.steps):
+        if step % given.every == 0 or step == given.steps:
             now = {"step": step, "examples": examples, "seconds": seconds, "loss": mean}
             write(out, network, tokenizer, {**asdict(given), **now})
-
-
-def _begun(given: Training, start: Path | None) -> tuple[Tokenizer, Assistant]:
-    if start is None:
-        tokenizer = train_tokenizer(given.seed, given.samples)
-        return tokenizer, Assistant(tokenizer.get_vocab_size())
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(start / "tokenizer.json"))
-    network = Assistant(tokenizer.get_vocab_size())
-    network.load_state_dict({name: t.float() for name, t in load_file(start / "model.safetensors").items()})
-    return tokenizer, network
 
 
 def write(out: Path, network: Assistant, tokenizer: Tokenizer, record: dict[str, Any]) -> None:
@@ -148,21 +135,17 @@ def write(out: Path, network: Assistant, tokenizer: Tokenizer, record: dict[str,
 
 
 def main() -> None:
-    """Train one stage."""
+    """Train the assistant."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--start", type=Path, default=None, help="a checkpoint to go on from")
-    parser.add_argument("--stage", type=int, choices=(1, 2), default=1)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=4200)
-    parser.add_argument("--stop", type=int, default=None, help="step after which to stop before the rate is down")
+    parser.add_argument("--steps", type=int, default=14_000)
     parser.add_argument("--tokens", type=int, default=512, help="tokens of a batch")
     parser.add_argument("--rate", type=float, default=2.5e-3)
-    parser.add_argument("--save", type=int, default=700)
+    parser.add_argument("--save", type=int, default=1000)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    stage = Training(given.seed, given.stage, given.steps, given.tokens, given.rate, given.save, given.stop)
-    train(stage, given.out, given.start)
+    train(Training(given.seed, given.steps, given.tokens, given.rate, given.save), given.out)
 
 
 if __name__ == "__main__":

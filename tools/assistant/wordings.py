@@ -187,6 +187,10 @@ GLOSSARY = (
     "Tell me what {e} means.", "Give the definition of {e}.",
 )  # fmt: skip
 ARITHMETIC = ("What is {e}?", "{e}?", HELD, "{e} = ?", "How much is {e}?")
+LARGER = (
+    "Which is more, {a} or {b}?", "{a} or {b}?", "Which is larger: {a} or {b}?", "Is {a} more than {b}?", HELD,
+    "Which of {a} and {b} is more?",
+)  # fmt: skip
 MOST = (
     "Which {g} has the most {n}?", "What {g} has the most {n}?", "{g} with the most {n}?",
     "Name the {g} with the highest {n}.", "Which {g} has the highest {n}?", HELD, "What is the {g} with the most {n}?",

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,16 +12,10 @@ from taygeta.app.output import emit
 from taygeta.base.errors import InputError
 
 if TYPE_CHECKING:
-    from pathlib import Path
 
-    from taygeta.frontend.tokenizer import Tokenizer
+    from taygeta.machine.answer import Answer
     from taygeta.machine.price import StepPrice
-    from taygeta.machine.session import Session
     from taygeta.spec.deployment import Deployment
-
-MOST_TOKENS = 1 << 20
-CHECK_EVERY = 16
-"""One of so many multiplies is checked in whole numbers while it runs."""
 
 CheckpointDirectory = Annotated[
     str,
@@ -41,9 +32,7 @@ RunCheckpoint = Annotated[
         show_default=False,
     ),
 ]
-Prompt = Annotated[
-    str | None, typer.Argument(metavar="PROMPT", help="The text to go on from.", show_default=False)
-]
+Prompt = Annotated[str | None, typer.Argument(metavar="PROMPT", help="The text to go on from.", show_default=False)]
 ChipOfTiles = Annotated[
     str,
     typer.Option("--chip", metavar="NAME[:COUNT]", help="A chip with tiles of the catalogue or a .toml file."),
@@ -58,17 +47,6 @@ TopP = Annotated[float, typer.Option(help="Draw from the fewest tokens that have
 Seed = Annotated[int, typer.Option(help="Seed of what is drawn.")]
 Ids = Annotated[bool, typer.Option("--ids", help="The prompt is token ids, 1,2,3: no tokenizer is needed.")]
 Chat = Annotated[bool, typer.Option("--chat", help="The prompt is a message, put in the chat template.")]
-
-
-@dataclass
-class Answer:
-    """What a run gave. text is None where there is no tokenizer."""
-
-    prompt: list[int]
-    tokens: list[int]
-    text: str | None
-    ended: bool
-    seconds: tuple[float, float]
 
 
 def run(
@@ -94,148 +72,50 @@ def run(
 
     Example: taygeta run ./my-checkpoint "Once upon a time" --chip maia-100 --weights mx6 --activations mx9
     """
-    from taygeta.machine.checks import Checker
-    from taygeta.machine.generate import Sampling, generate
-    from taygeta.machine.price import Pricer
-    from taygeta.machine.session import Session, check_deployment, checkpoint_weights
-
-    if prompt is None:
-        checkpoint, prompt = str(assistant_directory()), checkpoint
-    d = deployed(checkpoint, chip, weights, activations, kv, settings)
-    check_deployment(d)
-    sampling = Sampling(temperature, top_k, top_p, seed)
-    if not 1 <= max_tokens <= MOST_TOKENS:
-        raise InputError(f"--max-tokens must be 1 to {MOST_TOKENS:,}, not {max_tokens:,}.")
-    tokenizer = None if ids else _tokenizer(checkpoint)
-    asked = encoded(prompt, tokenizer, chat, d)
-    count = min(max_tokens, d.model.max_context - len(asked))
-    parameters = checkpoint_weights(checkpoint, d)
-    checker = Checker(CHECK_EVERY)
-    session = Session(d, parameters, len(asked) + count, checker=checker)
-    said = _Screen(tokenizer, asked, not as_json)
-    if not as_json:
-        sys.stderr.write(f"{_where(d)}: every value below is computed in these formats, not by PyTorch\n")
-    eos = tokenizer.eos if tokenizer else ()
-    answer = _answer(generate(session, [asked], count, sampling, eos), said, asked, eos)
-    pricer, prefill = Pricer(d), _prompt_steps(session, len(asked))
-    prices = {"prompt": pricer.price(session.steps[:prefill])}
-    if len(session.steps) > prefill:
-        prices["decode"] = pricer.price(session.steps[prefill:])
-    emit(
-        lambda: _view(d, answer, prices, checker.checked),
-        lambda: _document(d, answer, prices, checker.checked),
-        as_json,
-    )
-
-
-def assistant_directory() -> Path:
-    """Return where the built-in assistant's checkpoint lies in the package."""
-    from importlib import resources
-    from pathlib import Path
-
-    return Path(str(resources.files("taygeta") / "data" / "assistant"))
-
-
-def deployed(
-    checkpoint: str, chip: str, weights: str | None, activations: str | None, kv: str | None,
-    settings: Sequence[str] | None,
-) -> Deployment:  # fmt: skip
-    """Return the deployment of a local checkpoint. Raises InputError for a model that is no directory."""
-    from pathlib import Path
-
     from taygeta import api
+    from taygeta.machine.answer import answer
+    from taygeta.machine.generate import Sampling
 
-    if not Path(checkpoint).is_dir():
-        raise InputError(
-            f"{checkpoint} is no directory: running needs a checkpoint on disk, a directory with config.json,"
-            " model.safetensors and tokenizer.json."
-        )
+    named, words = (None, checkpoint) if prompt is None else (checkpoint, prompt)
     found = parse_settings(settings or ())
-    return api.deploy(checkpoint, chip, weights=weights, activations=activations, kv=kv, settings=found)
+    directory, d = api.deploy_checkpoint(
+        named, chip, weights=weights, activations=activations, kv=kv, settings=found
+    )  # fmt: skip
+    asked = token_ids(words) if ids else words
+    said = _Screen(d, not as_json)
+    result = answer(d, directory, asked, max_tokens, Sampling(temperature, top_k, top_p, seed), chat, said.show)
+    said.finish()
+    emit(lambda: _view(result), lambda: _document(result), as_json)
 
 
-def encoded(prompt: str, tokenizer: Tokenizer | None, chat: bool, d: Deployment) -> list[int]:
-    """Return the ids of a prompt. Raises InputError for one that is empty, not ids, or longer than the context."""
-    if tokenizer is None:
-        words = [w for w in prompt.replace(",", " ").split() if w]
-        if not words or not all(w.isdecimal() and len(w) < 10 for w in words):
-            raise InputError(f"With --ids the prompt is token ids such as 1,2,3, not {prompt[:40]!r}.")
-        found = [int(w) for w in words]
-    elif chat:
-        message = tokenizer.apply_chat_template([{"role": "user", "content": prompt}])
-        found = tokenizer.encode(message, special=False)
-    else:
-        found = tokenizer.encode(prompt)
-    if not found:
-        raise InputError("The prompt has no tokens: give a text to go on from.")
-    wrong = next((i for i in found if i >= d.model.vocab), None)
-    if wrong is not None:
-        raise InputError(f"Token {wrong} is not in the vocabulary of {d.model.vocab:,} tokens of {d.model.name}.")
-    if len(found) >= d.model.max_context:
-        raise InputError(
-            f"The prompt has {len(found):,} tokens, and the context of {d.model.name} is"
-            f" {d.model.max_context:,}: give a prompt of at most {d.model.max_context - 1:,} tokens."
-        )
-    return found
-
-
-def _tokenizer(checkpoint: str) -> Tokenizer:
-    from taygeta.frontend.tokenizer import load_tokenizer
-
-    return load_tokenizer(checkpoint)
+def token_ids(text: str) -> list[int]:
+    """Return the ids in a text such as 1,2,3. Raises InputError."""
+    words = text.replace(",", " ").split()
+    if not words or not all(w.isdecimal() and len(w) < 10 for w in words):
+        raise InputError(f"With --ids the prompt is token ids such as 1,2,3, not {text[:40]!r}.")
+    return [int(w) for w in words]
 
 
 class _Screen:
-    """Text as it comes: pieces on standard output, or kept."""
+    """Text on standard output as it comes, after one line on standard error that says where it is computed."""
 
-    def __init__(self, tokenizer: Tokenizer | None, prompt: Sequence[int], shows: bool) -> None:
-        self.stream = tokenizer.stream(prompt) if tokenizer else None
-        self.shows, self.pieces = shows, list[str]()
+    def __init__(self, d: Deployment, shows: bool) -> None:
+        self.deployment, self.shows = d, shows
 
-    def push(self, token: int) -> None:
-        self._show(self.stream.push(token) if self.stream else f"{token} ")
+    def show(self, piece: str) -> None:
+        """Show a piece of text; an empty one says that execution begins."""
+        if not self.shows:
+            return
+        if not piece:
+            sys.stderr.write(
+                f"{_where(self.deployment)}: every value below is computed in these formats, not by PyTorch\n"
+            )
+        sys.stdout.write("".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in piece))
+        sys.stdout.flush()
 
-    def finish(self) -> str | None:
-        if self.stream:
-            self._show(self.stream.finish())
-        if self.shows:
-            sys.stdout.write("\n\n")
-            sys.stdout.flush()
-        return "".join(self.pieces) if self.stream else None
-
-    def _show(self, piece: str) -> None:
-        self.pieces.append(piece)
-        if self.shows and piece:
-            sys.stdout.write("".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in piece))
-            sys.stdout.flush()
-
-
-def _answer(
-    found: Iterator[list[int | None]], said: _Screen, prompt: list[int], eos: Sequence[int]
-) -> Answer:  # fmt: skip
-    tokens: list[int] = []
-    begin = time.perf_counter()
-    first = begin
-    for (token,) in found:
-        if not tokens:
-            first = time.perf_counter()
-        if token is not None:
-            tokens.append(token)
-            if token not in eos:
-                said.push(token)
-    end = time.perf_counter()
-    text = said.finish()
-    return Answer(prompt, tokens, text, tokens[-1] in eos, (first - begin, end - first))
-
-
-def _prompt_steps(session: Session, prompt: int) -> int:
-    """How many steps the prompt took."""
-    done = 0
-    for number, step in enumerate(session.steps):
-        done += step.new
-        if done >= prompt:
-            return number + 1
-    return len(session.steps)
+    def finish(self) -> None:
+        """End the text with an empty line."""
+        self.show("\n\n")
 
 
 def _where(d: Deployment) -> str:
@@ -244,10 +124,11 @@ def _where(d: Deployment) -> str:
     return f"{d.model.name} on {chips_of(d)}, {formats_of(d)}"
 
 
-def _view(d: Deployment, answer: Answer, prices: dict[str, StepPrice], checked: int) -> Any:
+def _view(answer: Answer) -> Any:
     from taygeta.report.view import Column, Fact, Grid, View, cells
     from taygeta.report.words import chips_of, count, formats_of, percent, seconds, seconds_range
 
+    d, prices = answer.deployment, answer.prices
     facts: list[Fact] = []
     for name, p in prices.items():
         what = "prompt" if name == "prompt" else "per token"
@@ -257,7 +138,7 @@ def _view(d: Deployment, answer: Answer, prices: dict[str, StepPrice], checked: 
         facts.append(Fact("", seconds(modelled.nominal), f"modelled, {seconds_range(modelled)}"))
         if p.joules is not None:
             facts.append(Fact("", f"{p.joules * share:.3g} J", "at most: at the chip's full power"))
-    facts.append(Fact("checked", count(checked, "sum"), "recomputed in whole numbers: equal bits"))
+    facts.append(Fact("checked", count(answer.checked, "sum"), "recomputed in whole numbers: equal bits"))
     facts.append(Fact("executed here", seconds(answer.seconds[0]), "for the prompt, on this computer"))
     if len(answer.tokens) > 1:
         speed = (len(answer.tokens) - 1) / max(answer.seconds[1], 1e-9)
@@ -278,14 +159,15 @@ def _view(d: Deployment, answer: Answer, prices: dict[str, StepPrice], checked: 
     return View(f"{d.model.name} on {chips_of(d)}", (length, formats_of(d)), "", tuple(facts), (grid,), notes)
 
 
-def _document(d: Deployment, answer: Answer, prices: dict[str, StepPrice], checked: int) -> dict[str, Any]:
+def _document(answer: Answer) -> dict[str, Any]:
     from taygeta.report.words import chips_of
 
+    d = answer.deployment
     return {
         "model": d.model.name, "chips": chips_of(d), "formats": formats_document(d), "text": answer.text,
-        "prompt_tokens": answer.prompt, "tokens": answer.tokens, "ended": answer.ended,
-        "checked_sums": checked, "executed_prompt_s": answer.seconds[0], "executed_decode_s": answer.seconds[1],
-        **{name: price_document(p) for name, p in prices.items()},
+        "prompt_tokens": list(answer.prompt), "tokens": list(answer.tokens), "ended": answer.ended,
+        "checked_sums": answer.checked, "executed_prompt_s": answer.seconds[0], "executed_decode_s": answer.seconds[1],
+        **{name: price_document(p) for name, p in answer.prices.items()},
     }  # fmt: skip
 
 

@@ -12,6 +12,12 @@ from dataclasses import dataclass
 
 from taygeta.base.errors import UnknownNameError
 
+RULES = ("floor", "ceil", "rceil", "even")
+"""How a block's power-of-two scale is chosen; taygeta.numerics.scales says what they compute."""
+
+SUM_BITS = (12, 40)
+"""Fewest and most bits of an aligned sum of products: float64 holds the sum of the most lanes' widest products."""
+
 
 @dataclass(frozen=True)
 class Format:

@@ -15,90 +15,14 @@ import numpy as np
 
 from taygeta.compiler.context import Context, Held
 from taygeta.compiler.emit import SLOTS, Ring, Turn, box, only, span
+from taygeta.compiler.padding import clear
 from taygeta.compiler.program import Box, Buffer, Index, Value
 from taygeta.compiler.rows import Rows, Stream, convert_late, give, writes
-from taygeta.compiler.tiling import divisors
+from taygeta.compiler.units import Heads, Spread, spread
 from taygeta.graph.ops import Op
-
-MOST_ROWS = 256
-"""Query rows of a unit at most: beyond, more rows no longer amortise the keys."""
 
 STATE = 3
 """Columns of the running state of a row: its maximum, its sum, and what the last tile scaled earlier sums by."""
-
-
-@dataclass(frozen=True)
-class Heads:
-    """One attention as the phase needs it, per chip.
-
-    group: query heads of a key head. keys, values: buffers of the cache; value_start: first column of the values in
-    them (0, or inside the keys). scale, softcap, window, chunk, sinks as graph.meaning.Attend.
-    """
-
-    kv_heads: int
-    group: int
-    key_dim: int
-    value_dim: int
-    keys: str
-    values: str
-    scale: float
-    softcap: float = 0.0
-    window: int = 0
-    chunk: int = 0
-    sinks: str = ""
-
-
-@dataclass(frozen=True)
-class Spread:
-    """How units are spread: cores over key heads, parts of a group, sequences, query tiles and splits of the keys.
-
-    tile: query tokens of a unit; steps: query tiles that a core takes one after another.
-    """
-
-    heads: int
-    parts: int
-    requests: int
-    queries: int
-    splits: int
-    tile: int
-    steps: int
-
-    @property
-    def cores(self) -> int:
-        """Cores that work."""
-        return self.heads * self.parts * self.requests * self.queries * self.splits
-
-    def digit(self, name: str) -> str:
-        """Return the digit of a core's number that says which head, part, sequence, query tile or split is its own."""
-        names = ("heads", "parts", "requests", "queries", "splits")
-        divisor = 1
-        for other in names[: names.index(name)]:
-            divisor *= getattr(self, other)
-        modulus = getattr(self, name)
-        return f"core/{divisor}%{modulus}" if divisor > 1 else f"core%{modulus}"
-
-
-def spread(c: Context, h: Heads) -> Spread:
-    """Spread the units of an attention over the cores of a chip."""
-    free = c.target.cores
-    heads = _most(h.kv_heads, free)
-    requests = _most(c.requests, free // heads)
-    room = free // (heads * requests)
-    parts = _most(h.group, room) if c.new > 1 else 1
-    rows = h.group // parts
-    tile = max((d for d in divisors(c.new) if d * rows <= MOST_ROWS), default=1)
-    while tile > 1 and c.new // tile < room // parts and tile * rows > c.target.chip.tile[0]:
-        tile = max(d for d in divisors(c.new) if d < tile)
-    queries = _most(c.new // tile, room // parts)
-    steps = c.new // (tile * queries)
-    tiles = c.cache_length // c.key_step
-    splits = _most(tiles, room // (parts * queries)) if steps == 1 else 1
-    return Spread(heads, parts, requests, queries, splits, tile, steps)
-
-
-def _most(count: int, limit: int) -> int:
-    """The largest divisor of a count that is no more than a limit."""
-    return max((d for d in divisors(count) if d <= limit), default=1)
 
 
 def attend(c: Context, op: Op, queries: Held | Buffer, h: Heads, output: str) -> None:
@@ -173,6 +97,9 @@ class _Attention:
         out = e.ring("attended", "vector", "store", self._outputs(), SLOTS * abreast)
         e.begin()
         sinks = self._sinks()
+        if sinks is None:
+            e.sync("begun", "load", "vector", s.cores)  # states lie where the last phase may still store from
+        clear(c, self._padding(), s.cores)
         for head in e.turns("h", self.own // abreast):
             for request in e.turns("q", c.requests // s.requests):
                 for i in range(s.steps):
@@ -180,6 +107,14 @@ class _Attention:
                 q.settle(s.cores)
                 out.settle(s.cores)
         e.finish()
+
+    def _padding(self) -> list[Box]:
+        """The rows of the output that stand for no token, which no unit writes."""
+        c, h = self.c, self.h
+        rows = span(c.rows - c.tokens, c.tokens)
+        if not isinstance(self.output, Held):
+            return [box(b, span(self.s.splits), rows, span(b.shape[-1])) for b in self.output]
+        return [place.at(rows) for place in writes(c, self.output, h.kv_heads * h.group * h.value_dim)]
 
     def _seen(self, i: int) -> range:
         """The tiles of keys that some query of this step can see; of a split, those of the first.

@@ -2,7 +2,9 @@
 
 Over several chips the multiplies are gather-based, as Maia's: every chip has a share of the columns of each matrix,
 the outputs are gathered where a whole row is needed, and no sum is split over chips. The bits do not depend on the
-number of chips.
+number of chips. A chip whose tensor.parallel is "reduce" splits the sums over heads and over d_ff instead, and adds the
+parts in the order of the chips (taygeta.compiler.reduce): half the exchanges, and bits that depend on how many chips
+there are, not on when or where a sum is made.
 """
 
 from __future__ import annotations
@@ -13,19 +15,24 @@ from typing import Any
 
 from taygeta.base.errors import UnsupportedError
 from taygeta.compiler import elementwise
-from taygeta.compiler.attention import Heads, attend
+from taygeta.compiler.attention import attend
 from taygeta.compiler.context import STREAM, Constant, Context, Held, Visits
 from taygeta.compiler.emit import Emitter
 from taygeta.compiler.experts import experts, route
 from taygeta.compiler.latent import LATENT
 from taygeta.compiler.linear import linear
+from taygeta.compiler.normed import follows
 from taygeta.compiler.place import place
 from taygeta.compiler.program import Program
 from taygeta.compiler.target import Target, target
+from taygeta.compiler.units import Heads
 from taygeta.graph import meaning as m
 from taygeta.graph.build import build
 from taygeta.graph.ops import AttentionShape, Block, Graph, Op, Visit
 from taygeta.spec.deployment import Batch, Deployment
+
+DIVIDED = ("heads", "d_ff")
+"""Axes of which each chip has a share: a multiply that contracts one may leave every chip with a part of its sums."""
 
 MOST_PERIOD = 16
 """Layers after which a pattern of kinds may repeat: Gemma 3 has 6."""
@@ -225,7 +232,10 @@ def block(c: Context, found: Block) -> None:
         follower = ops[0] if ops and fuses(op, ops[0], found) else None
         if follower is not None:
             ops.pop(0)
-        emit(c, op, follower)
+        if ops and follows(op, ops[0], found):
+            c.norm = op
+        else:
+            emit(c, op, follower)
         waiting += (follower or op).outputs
         there = tuple((name, c.values[name]) for name in waiting if name in c.values)
         waiting = [name for name in waiting if name not in c.values]
@@ -244,6 +254,7 @@ def fuses(op: Op, after: Op, found: Block) -> bool:
 def needs(c: Context, found: Block) -> None:
     """Find in which formats the values of a block are read, and which are read whole, or by all chips."""
     c.wants, c.whole, c.replicated = {}, set(), set()
+    c.summed, c.partial = split_sums(found) if c.reduces else (set(), set())
 
     def want(names: Sequence[str], fmt: str, whole: bool) -> None:
         for name in names:
@@ -255,8 +266,9 @@ def needs(c: Context, found: Block) -> None:
         meaning = op.meaning
         if isinstance(meaning, m.Linear | m.Experts):
             _, _, operand = c.mode(op.weight_format, op.reads[0].format)
-            want(op.inputs[:1], operand, True)
-            want(op.inputs[1:], "fp32" if isinstance(meaning, m.Experts) else c.carry, False)
+            split = isinstance(meaning, m.Linear) and op.outputs[0] in c.summed
+            want(op.inputs[:1], operand, not split)
+            want(op.inputs[1:], "fp32" if split or isinstance(meaning, m.Experts) else c.carry, False)
         elif isinstance(meaning, m.Route):
             want(op.inputs, "fp32", False)
             c.replicated.update(op.inputs)
@@ -275,6 +287,23 @@ def needs(c: Context, found: Block) -> None:
             absorbed, (attended,) = op.inputs[2], op.outputs
             c.wants[absorbed] = set(c.wants.get(attended, ()))
             c.whole.update({absorbed} if attended in c.whole else ())
+
+
+def split_sums(found: Block) -> tuple[set[str], set[str]]:
+    """Return the values of a block that are sums over an axis which chips share out, and those of them that only such
+    a sum takes in: they stay partial.
+    """
+    ops = [
+        op
+        for op in found.ops
+        if isinstance(op.meaning, m.Experts) or (isinstance(op.meaning, m.Linear) and set(op.contract) & set(DIVIDED))
+    ]
+    summed = {op.outputs[0] for op in ops}
+    taken = {name for op in ops if isinstance(op.meaning, m.Linear) for name in op.inputs[1:]}
+    for op in found.ops:
+        if op not in ops:
+            taken -= set(op.inputs)
+    return summed, summed & taken - set(found.outputs)
 
 
 def emit(c: Context, op: Op, follower: Op | None) -> None:
@@ -314,6 +343,7 @@ PHASES: dict[type, Callable[[Context, Op, Any], None]] = {
     m.Norm: elementwise.norm,
     m.Gate: elementwise.gate,
     m.RotaryCacheWrite: _later,
+    m.JointNormCacheWrite: _later,
     m.Attend: _attention,
     m.Route: route,
     m.Experts: experts,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,6 +25,9 @@ STREAM = ("x", "delta")
 
 Fetch = Callable[[str], np.ndarray]
 """Gives a parameter of the layer by name, in fp32 and with the axes of its Weight."""
+
+Exchanged = Callable[[int, Index], tuple[Box, Box]]
+"""Where given rows go on the chip that a hop leads to, and where they are on this one."""
 
 OPERAND = {"fp32": "fp32", "tf32": "fp32", "bf16": "bf16", "mx9": "mx9", "mx6": "mx6", "fp8": "mxfp8", "fp6": "mxfp6",
            "int8": "mxint8", "fp4": "mxfp4"}  # fmt: skip
@@ -69,7 +72,7 @@ class Held:
 
     width: columns of the value on one chip, or of all where it is whole. local: each chip has a share of the columns.
     late: formats that cannot be made where the value is, because a block of them lies in several pieces of it; a phase
-    of its own makes them.
+    of its own makes them. lead: indices before those of rows and columns, where the buffer holds several such arrays.
     """
 
     name: str
@@ -78,6 +81,7 @@ class Held:
     local: bool = False
     buffers: tuple[tuple[str, str], ...] = ()
     late: tuple[str, ...] = ()
+    lead: tuple[Index, ...] = ()
 
     @property
     def direct(self) -> tuple[tuple[str, str], ...]:
@@ -95,7 +99,9 @@ class Context:
 
     context: cached tokens of each, at most, or exactly where `exact`. reach: see compile_graph.
 
-    carry: the format in which values go from phase to phase unless a multiply takes them in its own.
+    carry: the format in which values go from phase to phase unless a multiply takes them in its own. summed: values of
+    the block that are sums over chips, because what they are made of is shared out; partial: those of them that are
+    left as every chip's part, because a later sum takes them along. norm: one that the next multiply may do itself.
     """
 
     emitter: Emitter
@@ -111,6 +117,8 @@ class Context:
     wants: dict[str, set[str]] = field(default_factory=dict)
     whole: set[str] = field(default_factory=set)
     replicated: set[str] = field(default_factory=set)
+    summed: set[str] = field(default_factory=set)
+    partial: set[str] = field(default_factory=set)
     constants: dict[str, Constant] = field(default_factory=dict)
     kinds: dict[int, int] = field(default_factory=dict)
     key_step: int = 128
@@ -124,6 +132,7 @@ class Context:
     outgoing: tuple[str, ...] = ()
     rotary: tuple[Op, RotaryCacheWrite] | None = None
     routing: Op | None = None
+    norm: Op | None = None
     latent_cache: str = ""
     latent_queries: Buffer | None = None
     finished: list[tuple[int, Visits, tuple[tuple[str, Held], ...]]] = field(default_factory=list)
@@ -142,6 +151,11 @@ class Context:
     def last_rows(self) -> int:
         """Rows of buffers that hold one row a sequence."""
         return padded_rows(self.requests)
+
+    @property
+    def reduces(self) -> bool:
+        """Whether sums may be split over chips."""
+        return self.chips > 1 and self.target.chip.tiles.parallel == "reduce"
 
     def mode(self, weights: str, activations: str) -> tuple[str, str, str]:
         """Return the mode of a multiply and the formats in which it takes weights and activations."""
@@ -222,20 +236,35 @@ class Context:
 
     def gather(self, held: Held, rows: int, width: int) -> None:
         """Send this chip's columns of a value to all others, and hear theirs: rows are spread over the cores."""
-        e = self.emitter
         if self.chips == 1 or held.local or held.width == width:
             return
+
+        def same(buffer: str) -> Exchanged:
+            def boxes(hop: int, these: Index) -> tuple[Box, Box]:
+                part = Box(buffer, (these, span(width, held.start, ("chip", width))))
+                return part, part
+
+            return boxes
+
+        self.exchange(rows, [same(buffer) for _, buffer in held.direct])
+
+    def exchange(self, rows: int, parts: Sequence[Exchanged]) -> None:
+        """Send rows of what was stored in this phase to all other chips, and hear theirs: rows are spread over cores.
+
+        parts: for each thing that is sent, a function of (hop, rows) that gives where it goes and where it is.
+        """
+        e = self.emitter
         e.semaphores.setdefault("ready", Semaphore("ready", "chip"))
         e.semaphores.setdefault("heard", Semaphore("heard", "chip"))
         e.signal("store", "ready", self.target.cores)
         e.wait("link", "ready", self.target.cores)
         cores = max(d for d in divisors(rows) if d <= self.target.cores)
         each = rows // cores
-        for _, buffer in held.direct:
-            e.remote.add(buffer)
-            part = Box(buffer, (span(each, 0, ("core", each)), span(width, held.start, ("chip", width))))
+        for boxes in parts:
             for hop in range(1, self.chips):
-                e.run("link", "send", (part,), (part,), cores, hop=hop)
+                target, source = boxes(hop, span(each, 0, ("core", each)))
+                e.remote.add(target.buffer)
+                e.run("link", "send", (target,), (source,), cores, hop=hop)
             for hop in range(1, self.chips):
                 e.run("link", "receive", (), (), cores, hop=hop)
         e.signal("link", "heard", self.target.cores)
@@ -244,7 +273,7 @@ class Context:
     def part(self, held: Held, fmt: str, rows: Index, columns: Index) -> Box:
         """Return rows and columns of a value."""
         shifted = Index(columns.start + held.start, columns.extent, columns.steps, columns.table, columns.ragged)
-        return Box(held.buffer(fmt), (rows, shifted))
+        return Box(held.buffer(fmt), (*held.lead, rows, shifted))
 
     def all_columns(self, held: Held) -> Index:
         """Return every column of a value."""

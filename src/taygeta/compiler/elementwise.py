@@ -121,7 +121,11 @@ def rotate_and_write(c: Context, op: Op, a: m.RotaryCacheWrite, shape: Attention
     inputs = [_columns(c, value, name) for value, name in zip(values, ("q", "k", "v"), strict=True)]
     phase = Rows(c, op.name, op.part, c.rows, [*inputs, *tables], [*outputs, *stored], 8.0 * sum(widths), 64e3)
     biases = [_chip_bias(c, phase, n, w, value) for n, w, value in zip(a.biases, widths, values, strict=False)]
-    scales = [phase.weight(name, (shape.qk_dim,)) for name in a.norms]
+    joint = isinstance(a, m.JointNormCacheWrite)
+    if joint and c.chips > 1:
+        raise UnsupportedError(f"{op.name!r} normalises over all heads together: it is compiled for one chip, tp=1.")
+    normed = widths if joint else (shape.qk_dim,) * len(widths)
+    scales = [phase.weight(name, (width,)) for name, width in zip(a.norms, normed, strict=False)]
     work_on = [phase.scratch(f"{n}.sum", w) for n, w in zip("qkv", widths, strict=True)]
     turned = [phase.scratch(f"{n}.turned", w) for n, w in zip("qk", widths[:2], strict=True)]
 
@@ -131,7 +135,7 @@ def rotate_and_write(c: Context, op: Op, a: m.RotaryCacheWrite, shape: Attention
             phase.run("add", [now], [value, biases[i]]) if biases else phase.run("copy", [now], [value])
             heads = width // shape.qk_dim
             if a.rule is not None and i < len(scales):
-                phase.run("norm", [now], [now, scales[i]], **norm_attributes(a.rule, heads))
+                phase.run("norm", [now], [now, scales[i]], **norm_attributes(a.rule, 1 if joint else heads))
             if a.rope is not None and i < len(turned):
                 order = int(a.rope.interleaved)
                 phase.run(
@@ -178,9 +182,7 @@ def cache_of(c: Context, shape: AttentionShape, key: int, value: int) -> tuple[s
     A layer with a window keeps only what a step of this size can see, in turn; others keep the whole context.
     """
     if shape.kv_format not in WIDE:
-        raise UnsupportedError(
-            f"A KV cache in {shape.kv_format} is not compiled for {c.target.chip.id}: give kv=bf16."
-        )
+        raise UnsupportedError(f"A KV cache in {shape.kv_format} is not compiled for {c.target.chip.id}: give kv=bf16.")
     reach = shape.window + c.reach - 1 if shape.window else c.capacity
     length = min(c.capacity, -(-reach // c.key_step) * c.key_step)
     c.cache_length = length

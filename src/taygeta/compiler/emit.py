@@ -251,10 +251,16 @@ class Emitter:
         self.wait(consumer, f"{name}{number}.{producer}.{consumer}", cores)
 
     def begin(self) -> None:
-        """Loads of this phase wait until every core is done with the one before."""
+        """Loads of this phase wait until every core is done with the one before, and for what other chips have sent."""
+        self.follow()
+        self.hear()
+
+    def follow(self) -> None:
+        """Loads of this phase wait until every core is done with the one before; what other chips send may still be
+        under way.
+        """
         self.semaphores.setdefault("done", Semaphore("done", "chip", 1))
         self.wait("load", "done", self.target.cores)
-        self.hear()
 
     def hear(self) -> None:
         """Loads wait for what other chips have sent: before the next phase, and before a loop turns or ends."""

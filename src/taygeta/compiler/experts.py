@@ -16,9 +16,10 @@ from taygeta.base.errors import DoesNotFitError, UnsupportedError
 from taygeta.base.formats import format_of
 from taygeta.compiler.context import Context, Fetch, Held
 from taygeta.compiler.emit import Ring, Turn, box, only, span
-from taygeta.compiler.linear import block_of
 from taygeta.compiler.program import Box, Buffer, Index
+from taygeta.compiler.reduce import PARTIAL, add_up, hold_partial, pieces_of
 from taygeta.compiler.rows import Rows, convert_late, give, reads, writes
+from taygeta.compiler.shares import all_columns, block_of
 from taygeta.compiler.tiling import Cut, Multiply, cut, divisors
 from taygeta.graph import meaning as m
 from taygeta.graph.ops import ExpertShape, Op
@@ -83,6 +84,9 @@ class _Experts:
         c, s = self.c, self.shape
         self.e = c.emitter
         self.ways = 2 if s.gated else 1
+        self.split = self.op.outputs[0] in c.summed
+        self.depths, self.columns = (c.chips, 1) if self.split else (1, c.chips)  # over chips, of the down matrices
+        self.order = all_columns(c, s.width, pieces_of(c, c.rows, s.width) if self.split else 1).order
         self.pairs = c.rows * s.top_k  # places of all lists, more than are taken where rows are padding
         self.mode, self.weight_format, self.operand = c.mode(self.op.weight_format, self.op.reads[0].format)
         self.weights = c.get(self.op.inputs[1])
@@ -100,8 +104,8 @@ class _Experts:
         self.cap = min(c.rows, MOST_TOKENS)
         while True:
             try:
-                self._cut_up(c.get(self.op.inputs[0]).width, self._share(s.d_ff, "d_ff"), inner)
-                self._cut_down(s.d_ff, self._share(s.width, "width"), name)
+                self._cut_up(c.get(self.op.inputs[0]).width, self._share(s.d_ff, "d_ff", c.chips), inner)
+                self._cut_down(s.d_ff // self.depths, self._share(s.width, "width", self.columns), name)
             except DoesNotFitError:
                 if self.cap == 1:
                     raise
@@ -121,10 +125,11 @@ class _Experts:
         """Tokens times the up matrices, gated, in the order of the lists."""
         c, e, s = self.c, self.e, self.shape
         held = c.get(self.op.inputs[0])
-        width = self._share(s.d_ff, "d_ff")
+        width = self._share(s.d_ff, "d_ff", c.chips)
         name = f"{self.op.outputs[0]}-inner"
         c.wants[name] = {self.operand}
-        c.whole.add(name)
+        if not self.split:
+            c.whole.add(name)
         e.phase("experts-up", self.op.part)
         found = self._cut_up(held.width, width, name)
         inner = c.hold(name, self.pairs, width, True, width, "state")
@@ -136,23 +141,26 @@ class _Experts:
     def down(self, inner: Held) -> None:
         """The gated values times the down matrices, weighted and added to each token's sum."""
         c, e = self.c, self.e
-        width = self._share(self.shape.width, "width")
+        width = self._share(self.shape.width, "width", self.columns)
         name = self.op.outputs[0]
         e.phase("experts-down", self.op.part)
         found = self._cut_down(inner.width, width, name)
-        held = c.hold(name, c.rows, width, True, width)
+        held = hold_partial(c, name, c.rows, width) if self.split else c.hold(name, c.rows, width, True, width)
         self._run(found, inner, held, "down", held)
+        if self.split:
+            add_up(c, self.op, held, name, c.rows)
+            return
         c.gather(held, c.rows, width)
         convert_late(c, held, c.rows)
 
-    def _share(self, columns: int, word: str) -> int:
-        if columns % self.c.chips:
-            raise UnsupportedError(f"{self.op.name}: {word} = {columns} does not divide over {self.c.chips} chips.")
-        return columns // self.c.chips
+    def _share(self, columns: int, word: str, chips: int) -> int:
+        if columns % chips:
+            raise UnsupportedError(f"{self.op.name}: {word} = {columns} does not divide over {chips} chips.")
+        return columns // chips
 
     def _cut(self, columns: int, depth: int, name: str, piece: int, each: float) -> Cut:
         c = self.c
-        formats, _ = c.formats(name, piece)
+        formats = (PARTIAL,) if name in c.summed else c.formats(name, piece)[0]
         ways = columns // piece
         step = ways * max(block_of(f) for f in formats)
         lanes = c.target.tensor(self.mode).lanes
@@ -173,7 +181,7 @@ class _Experts:
         c, e, cores = self.c, self.e, f.cores
         core_columns = f.tile_cols * f.col_tiles
         ways = self.ways if name == "up" else 1
-        weights, bias = self._constant(f, name, ways), self._bias(f, name, ways)
+        weights, bias = self._constant(f, name), self._bias(f, name)
         rings = self._rings(f, source, target, name, ways)
         dense = e.scratch("routing", (c.rows, self.shape.experts), "fp32")
         total = e.scratch("total", (c.rows, core_columns), "fp32") if sums else None
@@ -323,16 +331,19 @@ class _Experts:
             e.run("store", "dma", (c.part(target, fmt, rows, columns),), (part,), cores)
         rings["out"].release(cores)
 
-    def _order(self, f: Cut, ways: int, width: int, chip: int) -> np.ndarray:
+    def _order(self, f: Cut, name: str, chip: int) -> np.ndarray:
         """Columns of the matrix in the order of cores and tiles, -1 for padding; gate and up halves in every tile."""
-        share = width // self.c.chips
-        own = np.arange(ways * width).reshape(ways, width)[:, chip * share : (chip + 1) * share]
+        c, ways, width = self.c, *((self.ways, self.shape.d_ff) if name == "up" else (1, self.shape.width))
+        if name == "down" and self.split:
+            own = self.order[chip : chip + 1]
+        else:
+            share = width // c.chips
+            own = np.arange(ways * width).reshape(ways, width)[:, chip * share : (chip + 1) * share]
         half = f.tile_cols // ways
-        padded = np.pad(own, ((0, 0), (0, half * f.col_tiles * f.grid_n - share)), constant_values=-1)
+        padded = np.pad(own, ((0, 0), (0, half * f.col_tiles * f.grid_n - own.shape[1])), constant_values=-1)
         return padded.reshape(ways, -1, half).transpose(1, 0, 2).reshape(-1)
 
-    def _constant(self, f: Cut, name: str, ways: int) -> Buffer:
-        width = self.shape.d_ff if name == "up" else self.shape.width
+    def _constant(self, f: Cut, name: str) -> Buffer:
         count = self.shape.experts
         parameter = getattr(self.meaning, name)
 
@@ -340,25 +351,28 @@ class _Experts:
             found = fetch(parameter)
             flat = found.reshape(count, found.shape[1], -1).transpose(0, 2, 1)
             depth = f.tile_depth * f.depth_tiles
+            if name == "down" and self.split:
+                flat = flat[:, :, chip * depth : (chip + 1) * depth]
             flat = np.pad(flat, ((0, 0), (0, 1), (0, depth - flat.shape[2])))
-            taken = flat[:, self._order(f, ways, width, chip)]
+            taken = flat[:, self._order(f, name, chip)]
             shape = (count, f.grid_n, f.col_tiles, f.tile_cols, f.depth_tiles, f.tile_depth)
             return np.ascontiguousarray(taken.reshape(shape).transpose(0, 1, 2, 4, 3, 5)).reshape(whole)
 
         whole = (count, f.grid_n, f.col_tiles * f.depth_tiles, f.tile_cols, f.tile_depth)
         return self.c.constant(parameter, whole, self.op.weight_format, pack)
 
-    def _bias(self, f: Cut, name: str, ways: int) -> tuple[Buffer, Buffer] | None:
+    def _bias(self, f: Cut, name: str) -> tuple[Buffer, Buffer] | None:
         """This core's part of every expert's bias, in the scratchpad and in main memory."""
         parameter = getattr(self.meaning, f"{name}_bias")
         if not parameter:
             return None
-        width = self.shape.d_ff if name == "up" else self.shape.width
         count, columns = self.shape.experts, f.tile_cols * f.col_tiles
 
         def pack(fetch: Fetch, chip: int) -> np.ndarray:
             flat = np.pad(fetch(parameter).reshape(count, -1), ((0, 0), (0, 1)))
-            return flat[:, self._order(f, ways, width, chip)].reshape(count, f.grid_n, columns)
+            if name == "down" and self.split and chip:  # a bias is part of the first chip's sums
+                flat = np.zeros_like(flat)
+            return flat[:, self._order(f, name, chip)].reshape(count, f.grid_n, columns)
 
         stored = self.c.constant(parameter, (count, f.grid_n, columns), "fp32", pack)
         return self.e.scratch(f"{name}-bias", (count, columns), "fp32"), stored

@@ -24,13 +24,12 @@ F32 = np.float32
 
 def row_sum(x: Array) -> Array:
     """Return the sums over the last axis, kept as an axis of one: in increasing order in fp64, rounded once."""
-    return np.add.accumulate(x, axis=-1, dtype=np.float64)[..., -1:].astype(F32)
+    return vector.totals(x).astype(F32)
 
 
 def row_mean(x: Array) -> Array:
     """Return the means over the last axis: the fp64 sum over the count, rounded once."""
-    total = np.add.accumulate(x, axis=-1, dtype=np.float64)[..., -1:]
-    return (total / x.shape[-1]).astype(F32)
+    return (vector.totals(x) / x.shape[-1]).astype(F32)
 
 
 def _aligned(x: Array, like: Array) -> Array:
@@ -41,7 +40,7 @@ def _aligned(x: Array, like: Array) -> Array:
 
 
 def _copy(inputs: Sequence[Array], a: Attributes) -> list[Array]:
-    return [inputs[0]]
+    return [inputs[0].copy()]
 
 
 def _scale(inputs: Sequence[Array], a: Attributes) -> list[Array]:

@@ -45,7 +45,8 @@ def _moves(i: Instruction, program: Program, target: Target, rows: int | None) -
 def _multiplies(i: Instruction, program: Program, target: Target, rows: int | None) -> Work:
     (m, n), (_, k) = matmul_shape(i)
     unit = target.tensor(str(i.attribute("mode", "bf16")))
-    own = m if rows is None else min(rows, m)
+    first = next(x for x in i.outputs[0].indices if x.extent)
+    own = m if rows is None or not first.ragged else min(rows, m)
     busy = unit.occupancy(own, n, k)
     return Work(cycles=busy, latency=unit.cycles(own, n, k) - busy)
 

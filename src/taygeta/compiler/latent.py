@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from taygeta.base.errors import UnsupportedError
-from taygeta.compiler.attention import Heads, attend
+from taygeta.compiler.attention import attend
 from taygeta.compiler.context import Context, Fetch, Held
 from taygeta.compiler.elementwise import cache_of, rotation_tables, slots_of
 from taygeta.compiler.emit import Ring, Slot, Turn, box, only, span
 from taygeta.compiler.program import Buffer, Index
 from taygeta.compiler.rows import WIDE, Rows, Stream, convert_late, give, norm_attributes, reads, writes
 from taygeta.compiler.tiling import divisors
+from taygeta.compiler.units import Heads
 from taygeta.graph import meaning as m
 from taygeta.graph.ops import AttentionShape, Op
 

@@ -2,13 +2,11 @@
 
 A core loads its rows of the operand once, streams its columns of the weights tile by tile, and the vector unit adds
 biases, gates and converts while the next tile is multiplied. Over several chips each has a share of the columns
-(gather-based: sums are never split, so the bits do not depend on the number of chips).
+(gather-based: sums are never split, so the bits do not depend on the number of chips), or of the depth (reduce-based:
+what chips make are parts of the sums, which are added afterwards).
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
-from math import prod
 
 import numpy as np
 
@@ -16,114 +14,70 @@ from taygeta.base.errors import UnsupportedError
 from taygeta.base.formats import format_of
 from taygeta.compiler.context import Context, Fetch, Held
 from taygeta.compiler.emit import SLOTS, Ring, Turn, box, only, span
+from taygeta.compiler.normed import Normed
 from taygeta.compiler.program import Buffer, Index
+from taygeta.compiler.reduce import PARTIAL, add_up, hold_partial, pieces_of
 from taygeta.compiler.rows import convert_late, give
+from taygeta.compiler.shares import Columns, all_columns, block_of, columns_of, matrix_of, widths_of
 from taygeta.compiler.tiling import Cut, Multiply, cut
 from taygeta.graph.meaning import Gate, Linear, Logits
 from taygeta.graph.ops import Op
-from taygeta.numerics.schemes import scheme_of
 from taygeta.spec.arithmetic import GateRule
-
-
-@dataclass(frozen=True)
-class Columns:
-    """The columns of a multiply on one chip: which column of the joined weights stands at each place, -1 for none.
-
-    order: (chips, columns). parts: columns of each weight on one chip. gated: gate and up columns follow each other in
-    runs, as wide as half a tile, because a gate comes next.
-    """
-
-    order: np.ndarray
-    parts: tuple[int, ...]
-    gated: bool = False
-
-    @property
-    def width(self) -> int:
-        """Columns on one chip."""
-        return self.order.shape[1]
 
 
 def linear(c: Context, op: Op, a: Linear, gate: Op | None = None) -> None:
     """Emit the phase of a multiply, with the gate that follows it where it is given."""
-    c.emitter.phase(op.name.replace(" ", "-"), op.part)
     outputs = gate.outputs if gate else op.outputs
     rows = c.last_rows if op.rows == "requests" else c.rows
-    widths = _widths(op)
+    widths = widths_of(op)
     rule = gate.meaning.rule if gate and isinstance(gate.meaning, Gate) else None
     replicated = outputs[0] in c.replicated
-    columns = _columns(c, op, widths, rule, replicated)
-    mode, weight_format, operand_format = c.mode(op.weight_format, op.reads[0].format)
-    found = _cut(c, op, rows, columns, rule, outputs, weight_format != op.weight_format)
-    phase = _Phase(c, op, a, found, columns, rule, mode, weight_format, operand_format)
+    split = outputs[0] in c.summed
+    if split:
+        columns = all_columns(c, widths[0], pieces_of(c, rows, widths[0]))
+    else:
+        columns = columns_of(c, op, widths, rule, replicated)
+    wanted = _multiply(c, op, rows, columns, rule, outputs)
+    norm, c.norm = Normed(c, c.norm, rows) if c.norm else None, None
+    found = norm.inside(wanted) if norm else None
+    if norm and not found:
+        norm.apart()
+        norm = None
+    c.emitter.phase(op.name.replace(" ", "-"), op.part)
+    phase = _Phase(c, op, a, found or cut(wanted, c.target), columns, rule, norm)
     phase.softcap = gate.meaning.softcap if gate and isinstance(gate.meaning, Logits) else 0.0
     phase.place(outputs, rows, replicated)
     phase.emit(gate)
-
-
-def _widths(op: Op) -> list[int]:
-    """Columns of each weight of a multiply."""
-    own = {name for name, _ in op.reads[0].axes}
-    return [prod(size for name, size in w.axes if name not in own) for w in op.weights]
-
-
-def _columns(c: Context, op: Op, widths: list[int], rule: GateRule | None, replicated: bool) -> Columns:
-    """Spread the columns of the joined weights over chips: each weight in shares of its own."""
-    chips = 1 if replicated else c.chips
-    starts = np.cumsum([0, *widths])[:-1]
-    shares: list[list[np.ndarray]] = [[] for _ in range(chips)]
-    parts: list[int] = []
-    for start, width, weight in zip(starts, widths, op.weights, strict=True):
-        ways = 2 if rule is not None and rule.gated else 1
-        joined = np.arange(start, start + width).reshape(ways, width // ways)
-        found = _shares(c, op, weight.name, width // ways, chips)
-        longest = found[0].stop - found[0].start
-        parts.append(ways * longest)
-        for chip, share in enumerate(found):
-            own = joined[:, share]
-            padded = np.pad(own, ((0, 0), (0, longest - own.shape[1])), constant_values=-1)
-            shares[chip].append(padded.reshape(-1))
-    order = np.stack([np.concatenate(share) for share in shares])
-    order = np.repeat(order, c.chips, axis=0) if replicated else order
-    return Columns(order, tuple(parts), bool(rule and rule.gated))
-
-
-def _shares(c: Context, op: Op, name: str, width: int, chips: int) -> list[slice]:
-    """The columns of each chip; heads of keys and values are repeated where there are more chips than heads."""
-    heads = {size for w in op.weights if w.name == name for axis, size in w.axes if axis == "kv_heads"}
-    if heads and (count := heads.pop()) < chips:
-        step = width // count
-        return [slice(chip * count // chips * step, (chip * count // chips + 1) * step) for chip in range(chips)]
-    if op.name == "head":
-        step = -(-width // chips)
-        return [slice(min(i * step, width), min((i + 1) * step, width)) for i in range(chips)]
-    if width % chips:
-        raise UnsupportedError(f"{op.name}: {width} columns of {name} do not divide over {chips} chips.")
-    step = width // chips
-    return [slice(i * step, (i + 1) * step) for i in range(chips)]
-
-
-def block_of(fmt: str) -> int:
-    """Return the elements along a row that share a scale, 1 where none do."""
-    return max(1, scheme_of(fmt).group)
+    if split:
+        add_up(c, op, phase.held, outputs[0], rows)
 
 
 def depth_of(c: Context, op: Op) -> int:
-    """Return the depth of a multiply: the columns of its operand, those that only fill up a block included."""
-    return max(op.k(), c.get(op.inputs[0]).width)
+    """Return the depth of a multiply: the columns of its operand, those that only fill up a block included.
+
+    Where sums are split, the columns that one chip has. Raises UnsupportedError where chips do not have equal shares.
+    """
+    width = c.get(op.inputs[0]).width if op.inputs[0] in c.values else 0  # not there: a norm's, in this phase
+    if op.outputs[0] not in c.summed:
+        return max(op.k(), width)
+    if width * c.chips != op.k():
+        raise UnsupportedError(f"{op.name}: a depth of {op.k()} is not split evenly over {c.chips} chips.")
+    return width
 
 
-def _cut(
-    c: Context, op: Op, rows: int, columns: Columns, rule: GateRule | None, outputs: tuple[str, ...], convert: bool
-) -> Cut:
+def _multiply(
+    c: Context, op: Op, rows: int, columns: Columns, rule: GateRule | None, outputs: tuple[str, ...]
+) -> Multiply:
+    """What there is to cut."""
     ways = 2 if columns.gated else 1
-    formats, _ = c.formats(outputs[0], columns.width // ways)
+    formats = (PARTIAL,) if outputs[0] in c.summed else c.formats(outputs[0], columns.width // ways)[0]
     step = ways * max(block_of(f) for f in formats)
     mode, weight_format, operand_format = c.mode(op.weight_format, op.reads[0].format)
     depth_step = max(block_of(weight_format), block_of(operand_format), c.target.tensor(mode).lanes, 32)
     flop = 8.0 if rule else 1.0
     bytes_out = sum(format_of(f).bytes_per_element for f in formats)
     vector = flop / c.target.vector + (4.0 + bytes_out) / c.target.convert * (len(formats) > 1)
-    wanted = Multiply(
+    return Multiply(
         rows,
         columns.width,
         depth_of(c, op),
@@ -134,10 +88,10 @@ def _cut(
         depth_step,
         bytes_out,
         vector,
-        convert,
+        weight_format != op.weight_format,
         pads=op.name == "head",
+        pause=2.0 * c.target.round_trip + (c.target.exchange if c.chips > 1 else 0.0),  # mostly a phase stands between
     )
-    return cut(wanted, c.target)
 
 
 class _Phase:
@@ -151,16 +105,15 @@ class _Phase:
         found: Cut,
         columns: Columns,
         rule: GateRule | None,
-        mode: str,
-        weight_format: str,
-        operand_format: str,
+        norm: Normed | None,
     ) -> None:
         self.c, self.e, self.op, self.meaning = c, c.emitter, op, meaning
-        self.cut, self.columns, self.rule = found, columns, rule
-        self.mode, self.weight_format, self.operand_format = mode, weight_format, operand_format
+        self.cut, self.columns, self.rule, self.norm = found, columns, rule, norm
+        self.mode, self.weight_format, self.operand_format = c.mode(op.weight_format, op.reads[0].format)
         self.cores = found.cores
         self.depth = depth_of(c, op)
         self.softcap = 0.0
+        self.split = op.outputs[0] in c.summed
         self.ways = 2 if columns.gated else 1
         self.core_columns = found.tile_cols * found.col_tiles
         self.width = self.core_columns * found.grid_n  # columns on one chip, padding included
@@ -169,11 +122,14 @@ class _Phase:
         """Make room for the outputs: one buffer that holds all, each output a range of its columns."""
         c = self.c
         name = outputs[0]
+        self.held_rows = rows
+        if self.split:
+            self.held, self.gathered = hold_partial(c, name, rows, self.width), False
+            return
         for other in outputs[1:]:
             c.wants.setdefault(name, set()).update(c.wants.get(other, ()))
             if other in c.whole:
                 c.whole.add(name)
-        self.held_rows = rows
         self.held = c.hold(name, rows, self.width // self.ways, not replicated, self.columns.width // self.ways)
         self.gathered = self.held.width > self.width // self.ways
         if len(outputs) > 1 and self.gathered:
@@ -187,12 +143,13 @@ class _Phase:
     def emit(self, gate: Op | None) -> None:
         """Emit loads, multiplies, what follows them, and stores."""
         c, e, f = self.c, self.e, self.cut
-        held = c.get(self.op.inputs[0])
         weights = self._weights()
         depth = self.depth
         ring_w = e.weights("w", (f.tile_cols, f.tile_depth), self.op.weight_format, self._weights_consumer())
         wide = self._converted()
         ring_a = self._operands(depth)
+        if self.norm is not None:
+            self.norm.place(self.cores)
         ring_s = e.ring("sums", "tensor", "vector", [("sums", (f.tile_rows, f.tile_cols), "fp32")])
         outs = [(f"out.{fmt}.", (f.tile_rows, f.tile_cols // self.ways), fmt) for fmt, _ in self.held.direct]
         ring_o = e.ring("out", "vector", "store", outs)
@@ -203,7 +160,7 @@ class _Phase:
                 "plus",
                 "load",
                 "vector",
-                [(f"plus{i}.", (f.tile_rows, f.tile_cols), c.carry) for i in range(len(added))],
+                [(f"plus{i}.", (f.tile_rows, f.tile_cols), self._added) for i in range(len(added))],
             )
             if added
             else None
@@ -213,7 +170,7 @@ class _Phase:
             e.sync("begun", "load", "vector", self.cores)  # converted weights lie where the last phase may still work
         biases = self._load_biases(extras)
         for m in e.turns("m", f.row_tiles):
-            a = None if f.streams else self._load(ring_a, held, m, 0, depth)
+            a = None if f.streams else self._kept(ring_a, m)
             for n in e.turns("n", f.col_tiles):
                 self._tile(ring_w, wide, ring_s, ring_o, ring_p, ring_a, a, weights, biases, (m, n))
             for ring in (ring_w, wide, ring_s, ring_o, ring_p, ring_a if f.streams else None):
@@ -231,7 +188,14 @@ class _Phase:
         f = self.cut
         shape = (f.tile_rows, f.tile_depth if f.streams else depth)
         slots = SLOTS if f.streams or f.row_tiles > 1 else 1
-        return self.e.ring("a", "load", "tensor", [("a", shape, self.operand_format)], slots)
+        producer = "vector" if self.norm else "load"
+        return self.e.ring("a", producer, "tensor", [("a", shape, self.operand_format)], slots)
+
+    def _kept(self, ring: Ring, m: Turn) -> Buffer:
+        """Bring a tile of rows in whole, or make it of what is normed here."""
+        if self.norm is not None:
+            return self.norm.emit(ring)
+        return self._load(ring, self.c.get(self.op.inputs[0]), m, 0, self.depth)
 
     def _load(self, ring: Ring, held: Held, m: Turn, start: int, depth: int) -> Buffer:
         """Bring some of the depth of a tile of rows in."""
@@ -309,6 +273,11 @@ class _Phase:
             e.run("store", "dma", (self.c.part(self.held, fmt, self._rows(m), columns),), (box(out),), cores)
         outs.release(cores)
 
+    @property
+    def _added(self) -> str:
+        """The format of further inputs: parts of the same sums are not rounded before they are added."""
+        return PARTIAL if self.split else self.c.carry
+
     def _add(self, plus: Ring, acc: Buffer, m: Turn, n: Turn) -> None:
         """Further inputs of the multiply, in the shares that this chip has of them."""
         e, c, f, cores = self.e, self.c, self.cut, self.cores
@@ -318,7 +287,7 @@ class _Phase:
             held = c.get(name)
             if held.width != self.width:
                 raise UnsupportedError(f"{self.op.name}: {name} has {held.width} columns on a chip, not {self.width}.")
-            e.run("load", "dma", (box(buffer),), (c.part(held, c.carry, self._rows(m), columns),), cores)
+            e.run("load", "dma", (box(buffer),), (c.part(held, self._added, self._rows(m), columns),), cores)
         plus.filled(cores)
         e.run("vector", "add", (box(acc),), (box(acc), *map(box, found)), cores)
         plus.release(cores)
@@ -354,7 +323,9 @@ class _Phase:
         )
 
         def pack(fetch: Fetch, chip: int) -> np.ndarray:
-            joined = np.concatenate([_matrix(fetch(n), k) for n, k in zip(names, inner, strict=True)])
+            joined = np.concatenate([matrix_of(fetch(n), k) for n, k in zip(names, inner, strict=True)])
+            if self.split:
+                joined = joined[:, chip * depth : (chip + 1) * depth]
             joined = np.pad(joined, ((0, 1), (0, depth - joined.shape[1])))
             taken = joined[order[chip]].reshape(f.grid_n, f.col_tiles, f.tile_cols, f.depth_tiles, f.tile_depth)
             return np.ascontiguousarray(taken.transpose(0, 1, 3, 2, 4))
@@ -383,13 +354,14 @@ class _Phase:
         """Bring this core's part of each bias into the scratchpad, once."""
         e, f = self.e, self.cut
         out: list[tuple[str, Buffer]] = []
-        order, total = self._tiled(), sum(_widths(self.op))
+        order, total = self._tiled(), sum(widths_of(self.op))
         for name in names:
 
             def pack(fetch: Fetch, chip: int, name: str = name) -> np.ndarray:
                 flat = np.zeros(total + 1, np.float32)
                 found = fetch(name).reshape(-1)
-                flat[: len(found)] = found
+                if not (self.split and chip):  # a bias is part of the first chip's sums
+                    flat[: len(found)] = found
                 return flat[order[chip]].reshape(f.grid_n, self.core_columns)
 
             stored = self.c.constant(name, (f.grid_n, self.core_columns), "fp32", pack)
@@ -400,9 +372,3 @@ class _Phase:
         if names:
             e.sync("bias", "load", "vector", self.cores)
         return out
-
-
-def _matrix(weight: np.ndarray, contracted: int) -> np.ndarray:
-    """A parameter as (columns, depth): its contracted axes come first."""
-    depth = int(np.prod(weight.shape[:contracted]))
-    return weight.reshape(depth, -1).T

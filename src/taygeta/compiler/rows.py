@@ -51,6 +51,13 @@ def spread(rows: int, cores: int) -> tuple[int, int]:
     return rows // each, each
 
 
+def tile_of(e: Emitter, each: int, size: float, constants: float = 0.0) -> int:
+    """Return the rows of a tile, of `each` that a core has. size: bytes that a row of a tile takes, slots included."""
+    free = e.room - constants - 4096
+    most = max(1, each // MOST_TURNS)  # enough turns that loads, work and stores overlap
+    return max((d for d in divisors(each) if d * size < free and (d <= most or d * size < SMALL_TILE)), default=1)
+
+
 class Rows:
     """A phase over `rows` rows: inputs stream in, `work` computes, outputs stream out, a tile of rows at a time.
 
@@ -65,10 +72,7 @@ class Rows:
         self.e.phase(name.replace(" ", "-"), part)
         self.cores, self.each = spread(rows, c.target.cores)
         size = sum(s.row_bytes for s in (*inputs, *outputs)) * SLOTS + extra
-        free = self.e.room - constants - 4096
-        most = max(1, self.each // MOST_TURNS)  # enough turns that loads, work and stores overlap
-        fitting = [d for d in divisors(self.each) if d * size < free and (d <= most or d * size < SMALL_TILE)]
-        self.tile = max(fitting, default=1)
+        self.tile = tile_of(self.e, self.each, size, constants)
         self.loads: list[tuple[Buffer, Box]] = []
 
     def scratch(self, name: str, width: int) -> Buffer:
@@ -79,25 +83,22 @@ class Rows:
         self, name: str, shape: tuple[int, ...], label: str = "", take: Callable[..., np.ndarray] | None = None
     ) -> Buffer:
         """Return a parameter in fp32, brought in once; take(array, chip): a chip's part of it."""
-
-        def pack(fetch: Fetch, chip: int) -> np.ndarray:
-            found = np.asarray(fetch(name), np.float32)
-            return (take(found, chip) if take else found).reshape(shape)
-
-        stored = self.c.constant(label or name, shape, "fp32", pack)
-        scratch = self.e.scratch(name.replace(" ", "-"), shape, "fp32")
-        self.loads.append((scratch, box(stored, self.c.visits.index, *(span(n) for n in shape))))
+        scratch, stored = parameter(self.c, name, shape, label, take)
+        self.loads.append((scratch, stored))
         return scratch
 
-    def emit(self, work: Callable[[Slot, Slot], None]) -> None:
-        """Emit the phase; work(inputs, outputs) emits the vector unit's instructions for one tile."""
+    def emit(self, work: Callable[[Slot, Slot], None], begin: Callable[[], None] | None = None) -> None:
+        """Emit the phase; work(inputs, outputs) emits the vector unit's instructions for one tile.
+
+        begin: what its loads wait for, where that is not all that was stored and sent before.
+        """
         e, cores, turns = self.e, self.cores, self.each // self.tile
         slots = SLOTS if turns > 1 else 1
         parts_in = [(s.name, s.shape(self.tile), s.format) for s in self.inputs]
         ring_in = e.ring("in", "load", "vector", parts_in, slots)
         parts_out = [(f"{s.name}.", s.shape(self.tile), s.format) for s in self.outputs]
         ring_out = e.ring("result", "vector", "store", parts_out, slots)
-        e.begin()
+        (begin or e.begin)()
         for scratch, stored in self.loads:
             e.run("load", "dma", (box(scratch),), (stored,), cores)
         for turn in e.turns("r", turns):
@@ -128,6 +129,20 @@ class Rows:
         So it does not matter for the bits whether a narrow format is made here or by a phase of its own.
         """
         give(self.e, outputs, value, self.c.carry, self.cores)
+
+
+def parameter(
+    c: Context, name: str, shape: tuple[int, ...], label: str = "", take: Callable[..., np.ndarray] | None = None
+) -> tuple[Buffer, Box]:
+    """Return room for a parameter in the scratchpad, in fp32, and where it comes from (see Rows.weight)."""
+
+    def pack(fetch: Fetch, chip: int) -> np.ndarray:
+        found = np.asarray(fetch(name), np.float32)
+        return (take(found, chip) if take else found).reshape(shape)
+
+    stored = c.constant(label or name, shape, "fp32", pack)
+    scratch = c.emitter.scratch(name.replace(" ", "-"), shape, "fp32")
+    return scratch, box(stored, c.visits.index, *(span(n) for n in shape))
 
 
 def give(e: Emitter, outputs: Sequence[Buffer], value: Buffer | Box, carry: str, cores: int) -> None:

@@ -95,6 +95,17 @@ class Target:
         """The memory that cores share: "shared", or "hbm" where there is none."""
         return "shared" if self.memory.get("shared") else "hbm"
 
+    @property
+    def round_trip(self) -> float:
+        """Clocks from the end of one phase's work to the begin of the next one's: a store, a barrier, a load."""
+        latency = self.semaphore_latency if self.spill == "shared" else self.dma_latency
+        return 2.0 * latency + self.semaphore_latency
+
+    @property
+    def exchange(self) -> float:
+        """Clocks of an exchange between chips beside what the links carry: there, and both ends told."""
+        return self.link_latency + 2.0 * self.semaphore_latency
+
     def tensor(self, mode: str) -> TensorUnit:
         """Return the tensor unit of a core in a mode. Raises UnsupportedError for a mode that the chip lacks."""
         chip = self.chip

@@ -42,7 +42,8 @@ class State(NamedTuple):
     """clocks and done (instructions) by class and engine; used: by buffer, who has accesses to its bytes; events given,
     waited for and their clocks; loop counters and runs of loops; records (how many) of accesses by access x class, with
     start, extent and number of the instruction, and which of those are live in each space; answers of `overlap`;
-    written: which cells of a buffer hold something, missing: how many do not; aways: hops between chips that send.
+    written: which cells of a buffer hold something, by chip, missing: how many do not; views: chips whose cells are
+    looked at, all where what an access touches depends on the chip, else one; aways: hops between chips that send.
     """
 
     clocks: np.ndarray
@@ -66,6 +67,7 @@ class State(NamedTuple):
     answers: np.ndarray
     written: np.ndarray
     missing: np.ndarray
+    views: np.ndarray
     aways: np.ndarray
     spare: np.ndarray
 
@@ -87,6 +89,9 @@ def run(v: Listing, chips: int, mode: int, ring: int) -> tuple[str, int, int]:
     used = np.array([direct[row].any(axis=0) for row in shared]).reshape(direct.shape)
     hops = {0, *v.hop.tolist()}
     aways = sorted({a ^ b if chips & (chips - 1) == 0 else (a - b) % chips for a in hops for b in hops})
+    views = np.ones(len(v.offset), i)
+    views[v.buffer[v.roams > 0]] = chips
+    most = int(views.max(initial=1))
     s = State(
         np.zeros((classes, 6, size), i), np.zeros((classes, 6), i), used, np.zeros((semaphores, classes), i),
         np.zeros((semaphores, classes, 6), i), np.zeros((semaphores, classes, ring, size), i),
@@ -94,8 +99,8 @@ def run(v: Listing, chips: int, mode: int, ring: int) -> tuple[str, int, int]:
         np.zeros(slots, i), np.zeros((slots, RECORDS, 6), i), np.zeros((slots, RECORDS, 6), i),
         np.zeros((slots, RECORDS), i), np.zeros(slots, i), np.zeros((3, slots), i), np.zeros(3, i),
         np.full(slots, -1, i),
-        np.full((CACHE, KEY), -1, i), np.zeros(CACHE, np.bool_), np.zeros((classes, v.cell_from[-1]), np.bool_),
-        np.tile(np.diff(v.cell_from), (classes, 1)), np.array(aways, i), np.zeros((5, KEY), i),
+        np.full((CACHE, KEY), -1, i), np.zeros(CACHE, np.bool_), np.zeros((most, classes, v.cell_from[-1]), np.bool_),
+        np.tile(np.diff(v.cell_from), (most, classes, 1)), views, np.array(aways, i), np.zeros((5, KEY), i),
     )  # fmt: skip
     what, row, access = go(v, s, chips, mode)
     return WORDS[what], int(row), int(access)
@@ -230,7 +235,7 @@ def execute(v, s, row, chips):
         s.clocks[b, e, e] = s.done[b, e]
         for a in range(first, last):
             if v.followed[a]:
-                record(v, s, a, b, s.done[b, e])
+                record(v, s, a, b, s.done[b, e], chips)
     for b in range(v.classes[row]):
         for a in range(first, last):
             if v.followed[a]:
@@ -274,7 +279,7 @@ def tangled(v, s, x, a, chips):
 
 
 @compiled
-def record(v, s, a, b, number):
+def record(v, s, a, b, number, chips):
     """Note that class b's instruction of that number makes access a."""
     classes = len(v.limits) - 1
     x = a * classes + b
@@ -291,6 +296,8 @@ def record(v, s, a, b, number):
         if same:
             s.number[x, n] = number
             return
+    if s.records[x] == RECORDS:
+        forget(v, s, x, chips)
     if s.records[x] == RECORDS:  # the two oldest become one that covers both, as new as the newer
         merge(s, x)
     n = s.records[x]
@@ -435,32 +442,38 @@ def hull(v, a, k, start, extent):
 @compiled
 def sweep(v, s, chips):
     """Forget what every engine that could care knows to be done."""
-    classes = len(v.limits) - 1
     for space in range(3):
         n = 0
         while n < s.lives[space]:
             x = s.live[space, n]
-            ex, k = v.by[x // classes], x % classes
-            others = space != SRAM and v.limits[k + 1] - v.limits[k] > 1
-            buffer = v.buffer[x // classes]
-            least = s.done[k, ex]
-            for b in range(classes):
-                for e in range(6):
-                    if s.used[buffer, b, e] and (b == k or space != SRAM):
-                        for r in s.aways:
-                            if b == k:
-                                least = min(least, s.clocks[b, e, r * 6 + ex])
-                            if b != k or others:
-                                least = min(least, s.clocks[b, e, chips * 6 + (r * classes + k) * 6 + ex])
-            for m in range(s.records[x] - 1, -1, -1):
-                if s.number[x, m] <= least:
-                    remove(s, x, m)
+            forget(v, s, x, chips)
             if s.records[x] == 0:
                 s.lives[space] -= 1
                 moved = s.live[space, s.lives[space]]
                 s.live[space, n], s.place[moved], s.place[x] = moved, n, -1
             else:
                 n += 1
+
+
+@compiled
+def forget(v, s, x, chips):
+    """Take away what of access x every engine that could care knows to be done."""
+    classes = len(v.limits) - 1
+    ex, k, buffer = v.by[x // classes], x % classes, v.buffer[x // classes]
+    space = v.space[buffer]
+    others = space != SRAM and v.limits[k + 1] - v.limits[k] > 1
+    least = s.done[k, ex]
+    for b in range(classes):
+        for e in range(6):
+            if s.used[buffer, b, e] and (b == k or space != SRAM):
+                for r in s.aways:
+                    if b == k:
+                        least = min(least, s.clocks[b, e, r * 6 + ex])
+                    if b != k or others:
+                        least = min(least, s.clocks[b, e, chips * 6 + (r * classes + k) * 6 + ex])
+    for m in range(s.records[x] - 1, -1, -1):
+        if s.number[x, m] <= least:
+            remove(s, x, m)
 
 
 @compiled
@@ -482,16 +495,17 @@ def readable(v, s, a, classes, chips):
     """Whether all that an access reads has been written, on every core."""
     buffer = v.buffer[a]
     for b in range(classes if v.space[buffer] == SRAM else 1):
-        if s.missing[b, buffer] == 0:
-            continue
-        if s.missing[b, buffer] == v.cell_from[buffer + 1] - v.cell_from[buffer]:
-            return False
-        for axis in range(6):
-            if v.table[a, axis] != UNTRACKED:  # what a table picks is not known here
-                return True
-        for core in range(v.limits[b], v.limits[b + 1] if v.space[buffer] == SRAM else v.limits[classes]):
-            if (core == v.limits[b] or v.varies[a]) and touch(v, s, a, b, core, chips, v.writes[a] > 1):
+        for chip in range(s.views[buffer]):
+            if s.missing[chip, b, buffer] == 0:
+                continue
+            if s.missing[chip, b, buffer] == v.cell_from[buffer + 1] - v.cell_from[buffer]:
                 return False
+            for axis in range(6):
+                if v.table[a, axis] != UNTRACKED:  # what a table picks is not known here
+                    return True
+            for core in range(v.limits[b], v.limits[b + 1] if v.space[buffer] == SRAM else v.limits[classes]):
+                if (core == v.limits[b] or v.varies[a]) and touch(v, s, a, b, core, chip, chips, v.writes[a] > 1):
+                    return False
     return True
 
 
@@ -508,52 +522,56 @@ def write(v, s, a, classes, chips):
         for b in range(classes):
             low, high = hull(v, a, b, s.starts[a], v.extent[a])
             at = b if v.space[buffer] == SRAM else 0
-            if low < v.end[other] and v.offset[other] < high and s.missing[at, other] < count:
-                for which in range(v.cell_from[other], v.cell_from[other + 1]):
-                    s.written[at, which] = False
-                s.missing[at, other] = count
+            if low >= v.end[other] or v.offset[other] >= high:
+                continue
+            for chip in range(s.views[other]):
+                if s.missing[chip, at, other] < count:
+                    for which in range(v.cell_from[other], v.cell_from[other + 1]):
+                        s.written[chip, at, which] = False
+                    s.missing[chip, at, other] = count
     for b in range(classes if v.space[buffer] == SRAM else 1):
-        if s.missing[b, buffer] == 0:
-            continue
-        if v.space[buffer] != SRAM:
-            for core in range(v.limits[classes]):
-                if core == 0 or v.varies[a]:
-                    touch(v, s, a, np.int64(0), core, chips, v.writes[a] > 0)
-        elif not v.varies[a]:  # else no byte is written on every core of the class
-            touch(v, s, a, b, v.limits[b], chips, v.writes[a] > 0)
+        for chip in range(s.views[buffer]):
+            if s.missing[chip, b, buffer] == 0:
+                continue
+            if v.space[buffer] != SRAM:
+                for core in range(v.limits[classes]):
+                    if core == 0 or v.varies[a]:
+                        touch(v, s, a, np.int64(0), core, chip, chips, v.writes[a] > 0)
+            elif not v.varies[a]:  # else no byte is written on every core of the class
+                touch(v, s, a, b, v.limits[b], chip, chips, v.writes[a] > 0)
 
 
 @compiled
-def touch(v, s, a, b, core, chips, marks):
-    """Mark the cells that an access writes on a core; or say whether one that it reads is not marked.
+def touch(v, s, a, b, core, view, chips, marks):
+    """Mark the cells of a chip that an access writes on a core; or say whether one that it reads is not marked.
 
-    What depends on the chip: a send writes from every chip, and so every chip's place; other accesses are of chip 0.
+    What a send writes there is the place of the chip from which its hop leads to this one.
     """
     buffer = v.buffer[a]
+    chip = minus(view, v.hop[a], chips)
     from_, until, sizes, at = s.spare[0], s.spare[1], s.spare[2], s.spare[3]
-    for chip in range(chips if marks and v.hop[a] else 1):
+    for axis in range(6):
+        begin = s.starts[a, axis] + v.cores[a, axis, core] + v.chips[a, axis, chip]
+        end = begin + v.extent[a, axis]
+        if v.table[a, axis] != UNTRACKED:
+            begin, end = 0, v.shape[buffer, axis]
+        from_[axis], until[axis] = cell(v, a, axis, begin, axis > 6), cell(v, a, axis, end, axis < 6)
+        sizes[axis] = v.cut_from[buffer * 6 + axis + 1] - v.cut_from[buffer * 6 + axis] - 1
+        at[axis] = from_[axis]
+    while at[0] < until[0]:
+        which = np.int64(0)
         for axis in range(6):
-            begin = s.starts[a, axis] + v.cores[a, axis, core] + v.chips[a, axis, chip]
-            end = begin + v.extent[a, axis]
-            if v.table[a, axis] != UNTRACKED:
-                begin, end = 0, v.shape[buffer, axis]
-            from_[axis], until[axis] = cell(v, a, axis, begin, axis > 6), cell(v, a, axis, end, axis < 6)
-            sizes[axis] = v.cut_from[buffer * 6 + axis + 1] - v.cut_from[buffer * 6 + axis] - 1
+            which = which * sizes[axis] + at[axis]
+        which += v.cell_from[buffer]
+        if not s.written[view, b, which]:
+            if not marks:
+                return True
+            s.written[view, b, which] = True
+            s.missing[view, b, buffer] -= 1
+        axis = 5
+        at[axis] += 1
+        while axis > 0 and at[axis] >= until[axis]:
             at[axis] = from_[axis]
-        while at[0] < until[0]:
-            which = np.int64(0)
-            for axis in range(6):
-                which = which * sizes[axis] + at[axis]
-            which += v.cell_from[buffer]
-            if not s.written[b, which]:
-                if not marks:
-                    return True
-                s.written[b, which] = True
-                s.missing[b, buffer] -= 1
-            axis = 5
+            axis -= 1
             at[axis] += 1
-            while axis > 0 and at[axis] >= until[axis]:
-                at[axis] = from_[axis]
-                axis -= 1
-                at[axis] += 1
     return False

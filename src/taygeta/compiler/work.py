@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from taygeta.base.formats import format_of
 from taygeta.compiler.program import Box, Buffer, Instruction, Program
@@ -71,8 +72,14 @@ def _demand(outer: Box, buffer: Buffer, cores: int, size: float, target: Target)
 
 def distinct(box: Box, cores: int) -> int:
     """Return how many of `cores` cores ask for elements of their own: the number of different starts."""
-    digits = sorted({name for index in box.indices for name, _ in index.steps if name.startswith("core")})
-    return len({tuple(digit(name, core) for name in digits) for core in range(cores)}) if digits else 1
+    digits = {name for index in box.indices for name, _ in index.steps if name.startswith("core")}
+    return _different(tuple(sorted(digits)), cores) if digits else 1
+
+
+@lru_cache(maxsize=4096)
+def _different(digits: tuple[str, ...], cores: int) -> int:
+    """How many cores differ in one of these digits; programs have few sets of them, in many instructions."""
+    return len({tuple(digit(name, core) for name in digits) for core in range(cores)})
 
 
 def digit(name: str, value: int) -> int:
@@ -81,6 +88,13 @@ def digit(name: str, value: int) -> int:
     divisor, _, modulus = rest.partition("%") if rest else ("", "", name.partition("%")[2])
     value //= int(divisor or 1)
     return value % int(modulus) if modulus else value
+
+
+def peer_of(chip: int, hop: int, chips: int) -> int:
+    """Return the chip that a send of a hop goes to: chip xor hop where chips are a power of two, so that the first
+    hops stay among neighbours, else chip + hop, around.
+    """
+    return chip ^ hop if chips & (chips - 1) == 0 else (chip + hop) % chips
 
 
 def variable(name: str) -> str:

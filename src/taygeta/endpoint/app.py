@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, cast
 
 from fastapi import FastAPI, Request
@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from taygeta import __version__
+from taygeta.base.errors import InputError
 from taygeta.endpoint import forms
 from taygeta.endpoint.errors import ApiError, busy, wrong_fields
 from taygeta.endpoint.fleets import Fleets
@@ -30,6 +31,7 @@ Background = Callable[[], Awaitable[None]]
 Part = Callable[[FastAPI, Fleets], None]
 """More of an application: a function that adds routes over its fleets."""
 
+LONG = 1 << 13  # letters of a prompt that takes longer to read than a token may wait
 _ASKED = (400, 401, 404, 405, 408, 413, 429, 500, 503, 504)
 _READ = (401, 405, 500, 503)
 
@@ -71,6 +73,10 @@ def _add_errors(app: FastAPI) -> None:
         del request
         return JSONResponse(error.body, error.status, dict(error.headers))
 
+    @app.exception_handler(InputError)
+    async def not_possible(request: Request, error: InputError) -> Response:
+        return await refused(request, ApiError(400, str(error), code="invalid_value"))
+
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         return await refused(request, wrong_fields(error.errors(), UNSUPPORTED))
@@ -87,14 +93,16 @@ def _add_operations(app: FastAPI, fleets: Fleets) -> None:
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         """Answer a conversation, at the pace of the simulated fleet."""
         service = _checked(body, fleets)
-        prompt = service.source.encode_chat([(m.role, m.text) for m in body.messages])
+        turns = [(m.role, m.text) for m in body.messages]
+        prompt = await _encoded(service.source.encode_chat, turns, sum(len(text) for _, text in turns))
         return _opened(service, body, request, [prompt], chat=True)
 
     @app.post("/v1/completions", responses=forms.answers(_ASKED, forms.Completion, stream=True))
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """Go on from a text, at the pace of the simulated fleet."""
         service = _checked(body, fleets)
-        prompts = [service.source.encode(p) if isinstance(p, str) else p for p in body.prompts]
+        encode = service.source.encode
+        prompts = [await _encoded(encode, p, len(p)) if isinstance(p, str) else p for p in body.prompts]
         return _opened(service, body, request, prompts, chat=False)
 
     @app.get("/v1/models", responses=forms.answers(_READ, forms.ModelList))
@@ -129,7 +137,22 @@ def _checked(body: ChatRequest | CompletionRequest, fleets: Fleets) -> Service:
     service = fleets.named(body.model)
     if body.stream_options is not None and not body.stream:
         raise ApiError(400, "stream_options needs stream: true.", "stream_options", "invalid_value")
+    if isinstance(body, ChatRequest) and body.top_logprobs and not body.logprobs:
+        raise ApiError(400, "top_logprobs needs logprobs: true.", "top_logprobs", "invalid_value")
+    if body.chances is not None and not service.source.real:
+        raise ApiError(
+            400,
+            "logprobs is not supported: synthetic text has no probabilities. Leave it out, or ask a server of executed"
+            " text (taygeta serve CHECKPOINT).",
+            "logprobs",
+            "unsupported_parameter",
+        )
     return service
+
+
+async def _encoded(encode: Callable[[Any], Sequence[int]], what: Any, letters: int) -> Sequence[int]:
+    """Return the tokens of a prompt; of a long one in a thread, so that tokens of others leave meanwhile."""
+    return await asyncio.to_thread(encode, what) if letters > LONG else encode(what)
 
 
 def _opened(
@@ -144,7 +167,6 @@ def _opened(
     if len(prompts) * count > MAX_CHOICES:
         message = f"A request makes at most {MAX_CHOICES} answers, not {len(prompts) * count}."
         raise ApiError(400, message, "n", "invalid_value")
-    prompts = [prompt or (0,) for prompt in prompts]  # nothing said still begins a sequence
     number = service.live.submitted
     seed = number if body.seed is None else body.seed
     asks = [
@@ -183,9 +205,24 @@ def _ask(service: Service, body: ChatRequest | CompletionRequest, prompt: Sequen
         least=least,
         endless=bool(body.ignore_eos),
         seed=seed,
-        temperature=1.0 if body.temperature is None else body.temperature,
-        top_p=1.0 if body.top_p is None else body.top_p,
+        chances=body.chances,
+        temperature=body.temperature,
+        top_p=body.top_p,
+        top_k=None if body.top_k is None else max(0, body.top_k),
+        min_p=body.min_p or 0.0,
+        presence_penalty=body.presence_penalty or 0.0,
+        frequency_penalty=body.frequency_penalty or 0.0,
+        repetition_penalty=body.repetition_penalty or 1.0,
+        bias=_bias(body.logit_bias or {}),
     )
+
+
+def _bias(given: Mapping[str, float]) -> dict[int, float]:
+    """Return what is added to logits by token id, from the names of JSON."""
+    wrong = next((name for name in given if not (name.isascii() and name.isdecimal() and len(name) < 10)), None)
+    if wrong is not None:
+        raise ApiError(400, f"logit_bias is by token id, not {wrong[:100]!r}.", "logit_bias", "invalid_value")
+    return {int(token): value for token, value in given.items()}
 
 
 def _card(service: Service, name: str) -> dict[str, Any]:
@@ -195,6 +232,7 @@ def _card(service: Service, name: str) -> dict[str, Any]:
         "created": service.created,
         "owned_by": "taygeta",
         "max_model_len": service.bounds.context,
+        "text": service.source.said,
     }
 
 

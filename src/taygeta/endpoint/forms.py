@@ -38,12 +38,33 @@ class AnswerMessage(BaseModel):
     refusal: None
 
 
+class TokenChance(BaseModel):
+    """A token that could stand at a place. bytes: of its text in UTF-8."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class ChatToken(TokenChance):
+    """A token of an answer, and the likeliest ones of its place."""
+
+    top_logprobs: list[TokenChance]
+
+
+class ChatLogprobs(BaseModel):
+    """The probabilities of the tokens of an answer."""
+
+    content: list[ChatToken]
+    refusal: None
+
+
 class ChatChoice(BaseModel):
     """One of n answers."""
 
     index: int
     message: AnswerMessage
-    logprobs: None
+    logprobs: ChatLogprobs | None
     finish_reason: Literal["stop", "length"]
 
 
@@ -58,12 +79,21 @@ class ChatCompletion(BaseModel):
     usage: Usage
 
 
+class TextLogprobs(BaseModel):
+    """The probabilities of the tokens of a text, and where in it they begin."""
+
+    text_offset: list[int]
+    token_logprobs: list[float]
+    tokens: list[str]
+    top_logprobs: list[dict[str, float]]
+
+
 class TextChoice(BaseModel):
     """One of n texts."""
 
     index: int
     text: str
-    logprobs: None
+    logprobs: TextLogprobs | None
     finish_reason: Literal["stop", "length"]
 
 
@@ -79,13 +109,14 @@ class Completion(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """A model that is served. max_model_len: most tokens of a prompt and its answer."""
+    """A model that is served. max_model_len: most tokens of a prompt and its answer. text: where its words are from."""
 
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
     max_model_len: int
+    text: str
 
 
 class ModelList(BaseModel):

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from taygeta.endpoint.errors import ApiError
+from taygeta.endpoint.logprobs import of_chat, of_text
 from taygeta.endpoint.service import Service
 from taygeta.endpoint.stream import Choice, Mark, Stream
 
@@ -39,9 +40,10 @@ class Form:
         chunk = {**self.head, "object": "chat.completion.chunk" if chat else kind}
         self.chunk_head = json.dumps(chunk)[:-1]
 
-    def chunk(self, index: int, text: str, first: bool, reason: str | None, usage: str, at: float | None = None) -> str:
+    def chunk(self, choice: Choice, text: str, first: bool, usage: str, at: float | None = None) -> str:
         """Return an event with some text of an answer. usage: JSON, or nothing. at: its time, where it is said."""
-        words, ends = json.dumps(text), f'"{reason}"' if reason else "null"
+        words, ends = json.dumps(text), f'"{choice.reason}"' if choice.reason else "null"
+        chances = json.dumps(self.logprobs(choice)) if choice.chances else "null"
         if self.chat:
             role = '"role": "assistant", ' if first else ""
             said = f'"delta": {{{role}"content": {words}}}'
@@ -49,8 +51,8 @@ class Form:
             said = f'"text": {words}'
         more = f', "usage": {usage}' if usage else ""
         more += f', "taygeta": {{"at": {at:.6f}}}' if at is not None else ""
-        choice = f'{{"index": {index}, {said}, "logprobs": null, "finish_reason": {ends}}}'
-        return f'data: {self.chunk_head}, "choices": [{choice}]{more}}}\n\n'
+        one = f'{{"index": {choice.index}, {said}, "logprobs": {chances}, "finish_reason": {ends}}}'
+        return f'data: {self.chunk_head}, "choices": [{one}]{more}}}\n\n'
 
     def last_chunk(self, usage: str) -> str:
         """Return the event that says the usage and nothing else."""
@@ -61,9 +63,19 @@ class Form:
         out = []
         for text, choice in zip(texts, choices, strict=True):
             message = {"role": "assistant", "content": text, "refusal": None}
-            said = {"message": message} if self.chat else {"text": text}
-            out.append({"index": choice.index, **said, "logprobs": None, "finish_reason": choice.reason})
+            said: dict[str, Any] = {"message": message} if self.chat else {"text": text}
+            said["logprobs"] = self.logprobs(choice)
+            out.append({"index": choice.index, **said, "finish_reason": choice.reason})
         return {**self.head, "choices": out, "usage": usage}
+
+    def logprobs(self, choice: Choice) -> dict[str, Any] | None:
+        """Return the probabilities of the tokens since the last event, and forget them; None where none are there."""
+        found, choice.chances = choice.chances, []
+        if not found:
+            return None
+        before = choice.letters
+        choice.letters += sum(len(own.text) for own, *_ in found)
+        return of_chat(found) if self.chat else of_text(found, before)
 
 
 class Reply(Response):
@@ -98,21 +110,31 @@ class Reply(Response):
         """Write the answers."""
 
     async def take(self, choice: Choice, mark: Mark) -> str:
-        """Return the text of tokens whose time has come, and end their answer where it ends."""
-        fresh, text, reason = mark.tokens - choice.sent, "", None
-        while choice.sent < mark.tokens and reason is None:
-            piece = await choice.answer.piece(choice.sent)
+        """Return the text of tokens whose time has come and that are there; end their answer where it ends.
+
+        Waits for one at least, unless the stream ends early.
+        """
+        before, text, reason, answer = choice.sent, "", None, choice.answer
+        await self.stream.until(lambda: answer.made > before)
+        while choice.sent < min(mark.tokens, answer.made) and reason is None:
+            piece = answer.piece(choice.sent)
             choice.sent += 1
             text += choice.stops.feed(piece.text)
+            if piece.chances:
+                choice.chances.append(piece.chances)
             if choice.stops.found or piece.last:
                 reason = "stop"
             elif mark.last and choice.sent == mark.tokens:
                 reason = "length"
-        self.service.note(self.stream, mark, fresh)
+        self.service.note(self.stream, mark, choice.sent - before)
         if reason is not None:
             text += choice.stops.rest()
             self.service.end(self.stream, choice, reason)
         return text
+
+    def owes(self, choice: Choice, mark: Mark) -> bool:
+        """Return whether tokens of a mark are still to be written: none are after a stop has ended the answer."""
+        return choice.reason is None and choice.sent < mark.tokens and not self.stream.broken
 
     @property
     def arrived(self) -> dict[str, str]:
@@ -136,7 +158,7 @@ class WholeReply(Reply):
             if mark is None:
                 break
             choice = self.stream.choices[mark.choice]
-            if choice.reason is None:
+            while self.owes(choice, mark):
                 texts[choice.index] += await self.take(choice, mark)
         problem = self.stream.problem
         if self.stream.gone:
@@ -168,16 +190,14 @@ class EventReply(Reply):
             if mark is None:
                 break
             choice = stream.choices[mark.choice]
-            if choice.reason is not None:  # a stop has ended it; what the fleet had made is not shown
-                continue
-            text = await self.take(choice, mark)
-            if not text and choice.reason is None:  # a stop may have begun
-                continue
-            usage = json.dumps(self.usage(stream.tokens)) if self.usage_always else ""
-            at = mark.at if self.times else None
-            event = self.form.chunk(choice.index, text, choice.index in first, choice.reason, usage, at)
-            first.discard(choice.index)
-            await self._send(send, event.encode() + (self._end() if stream.done else b""), stream.done)
+            while self.owes(choice, mark):
+                text = await self.take(choice, mark)
+                if not text and choice.reason is None:  # a stop may have begun, or a letter is not whole
+                    continue
+                usage = json.dumps(self.usage(stream.tokens)) if self.usage_always else ""
+                event = self.form.chunk(choice, text, choice.index in first, usage, mark.at if self.times else None)
+                first.discard(choice.index)
+                await self._send(send, event.encode() + (self._end() if stream.done else b""), stream.done)
         if stream.problem is not None and not stream.done:
             failed = f"data: {json.dumps(stream.problem.body)}\n\n"
             await self._send(send, failed.encode() + DONE, True)

@@ -1,7 +1,7 @@
 """What clients send: OpenAI's fields, and those that vLLM and its clients add. Types are strict: "5" is no number.
 
-Fields that shape a distribution (temperature, top_p, penalties) are taken and checked; synthetic text has no
-distribution that they could shape.
+Fields that shape a distribution (temperature, top_p, penalties) are taken and checked for every source; synthetic text
+has no distribution that they could shape.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 MAX_CHOICES = 128
 MAX_STOPS = 16
+MAX_CHANCES = 20
+MAX_BIASES = 1024
 INT64, INT31 = 1 << 63, 1 << 31
 
 
@@ -41,10 +43,11 @@ Tokens = Annotated[
 Nothing = Literal[False] | None
 Empty = Annotated[list[Any], Field(max_length=0)] | None
 
+Bias = Annotated[float, Field(ge=-100.0, le=100.0)]
+Biases = Annotated[dict[str, Bias], Field(max_length=MAX_BIASES)]
+
 UNSUPPORTED = {
-    "logprobs": "synthetic text has no probabilities. Leave it out.",
-    "top_logprobs": "synthetic text has no probabilities. Leave it out.",
-    "prompt_logprobs": "synthetic text has no probabilities. Leave it out.",
+    "prompt_logprobs": "prompts are not scored. Leave it out.",
     "tools": "the text here calls no tools. Leave it out.",
     "tool_choice": "the text here calls no tools. Leave it out, or say none.",
     "functions": "the text here calls no functions. Leave it out.",
@@ -100,7 +103,7 @@ class Request(BaseModel):
     presence_penalty: Annotated[float, Field(ge=-2.0, le=2.0)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2.0, le=2.0)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0.0, le=2.0)] | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: Biases | None = None
     user: str | None = None
 
     @property
@@ -147,8 +150,8 @@ class ChatRequest(Request):
 
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Count | None = Field(None, description="Most tokens of an answer; before max_tokens.")
-    logprobs: Nothing = None
-    top_logprobs: Annotated[int, Field(ge=0, le=0), WHOLE] | None = None
+    logprobs: bool | None = Field(None, description="Say the probability of every token; of executed text only.")
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_CHANCES), WHOLE] | None = None
     tools: Empty = None
     tool_choice: Literal["none"] | None = None
     parallel_tool_calls: bool | None = None
@@ -166,6 +169,11 @@ class ChatRequest(Request):
         """Most tokens of an answer, where it says so."""
         return self.max_completion_tokens or self.max_tokens
 
+    @property
+    def chances(self) -> int | None:
+        """How many likely tokens are wanted beside each token; None for no probabilities at all."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
 
 class CompletionRequest(Request):
     """The body of /v1/completions."""
@@ -176,7 +184,9 @@ class CompletionRequest(Request):
         | Tokens
         | Annotated[list[Tokens], Field(min_length=1, max_length=MAX_CHOICES)]
     )
-    logprobs: None = None
+    logprobs: Annotated[int, Field(ge=0, le=MAX_CHANCES), WHOLE] | None = Field(
+        None, description="Say the probability of every token and of so many likely ones; of executed text only."
+    )
     prompt_logprobs: None = None
     echo: Nothing = None
     suffix: Literal[""] | None = None
@@ -186,6 +196,11 @@ class CompletionRequest(Request):
     def limit(self) -> int | None:
         """Most tokens of an answer, where it says so."""
         return self.max_tokens
+
+    @property
+    def chances(self) -> int | None:
+        """How many likely tokens are wanted beside each token; None for no probabilities at all."""
+        return self.logprobs
 
     @property
     def prompts(self) -> list[str] | list[list[int]]:

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from taygeta.endpoint.clock import Clock
 from taygeta.endpoint.errors import ApiError, busy
@@ -55,8 +56,10 @@ class Service:
         self.hash_tokens = live.setup.traffic.prefixes.block if live.setup.traffic.prefixes else 0
         self.caches = any(kind.limits.caches for kind in live.setup.kinds)
         self._open: dict[int, tuple[Stream, Choice]] = {}  # by flight
+        self._owed: dict[int, Choice] = {}  # by flight: whose text the fleet waits for
         self._something = asyncio.Event()
-        self._told, self._told_late = -math.inf, 0
+        self._text = asyncio.Event()
+        self._said, self._said_late = -math.inf, 0
         self._teller: asyncio.TimerHandle | None = None
 
     def now(self) -> float:
@@ -68,7 +71,7 @@ class Service:
     ) -> Stream:
         """Let the answers of a request begin. asks: what is wanted, with the texts that end it. arrived: of the wall.
 
-        Raises ApiError where too much is in flight, or an answer fits nowhere.
+        Raises ApiError where too much is in flight, or an answer fits nowhere, and what the text's source raises.
         """
         if self.stopping:
             raise busy(503, "The server is stopping.", "server_stopping")
@@ -91,6 +94,7 @@ class Service:
             choice = Choice(index, flight, answer, Stops(stops, ask.least))
             stream.choices.append(choice)
             self._open[flight.index] = (stream, choice)
+            answer.start(partial(self._told, stream, choice))
         self.streams.add(stream)
         self._something.set()
         return stream
@@ -102,6 +106,8 @@ class Service:
         choice.answer.close()
         self.metrics.finished[reason] += 1
         self.metrics.answers.observe(choice.sent)
+        self._owed.pop(choice.flight.index, None)
+        self._text.set()
         if self._open.pop(choice.flight.index, None) is not None:
             self.live.cancel(choice.flight)
             self._something.set()
@@ -120,7 +126,7 @@ class Service:
         now = time.monotonic()
         due = max(self.clock.wall_time(mark.at), stream.free)  # what a slow reader holds up is its own
         if self.metrics.lag.note(max(0.0, now - due), tokens, now) and self._teller is None:
-            wait = max(1.0, self._told + WINDOW - now)
+            wait = max(1.0, self._said + WINDOW - now)
             self._teller = asyncio.get_running_loop().call_later(wait, self._tell)
 
     def stop(self) -> None:
@@ -142,6 +148,9 @@ class Service:
             while (at := self.live.next_moment()) <= self._reach(at):
                 for departure in self.live.advance_until(at):
                     self._deliver(departure)
+                while self._owed:  # where an answer ends, and who has its place then, is not known before its text
+                    self._text.clear()
+                    await self._text.wait()
                 if self.clock.free or time.monotonic() - began > SLICE:
                     await asyncio.sleep(0)
                     began = time.monotonic()
@@ -162,10 +171,13 @@ class Service:
     def _deliver(self, d: Departure) -> None:
         """Tokens of an answer leave: tell the stream that waits for them."""
         found = self._open.get(d.flight.index)
-        if found is None:
+        if found is None or found[1].whole:
             return
         stream, choice = found
         metrics, r = self.metrics, d.flight
+        tokens, choice.whole = d.tokens, d.last
+        if choice.answer.ended and tokens >= choice.answer.made:  # it has said all it has to say
+            tokens, choice.whole = choice.answer.made, True
         if not choice.made:
             metrics.prompt_tokens += r.isl
             metrics.prompts.observe(r.isl)
@@ -176,11 +188,52 @@ class Service:
                 metrics.cache_hits += r.cached
         else:
             metrics.itl.observe(d.at - choice.latest)
-        if d.last:
-            metrics.e2e.observe(d.at - stream.arrived)
-        metrics.generation_tokens += d.tokens - choice.made
-        choice.made, choice.latest = d.tokens, d.at
-        stream.push(Mark(choice.index, d.tokens, d.at, d.last))
+        choice.made, choice.latest = tokens, d.at
+        choice.answer.want(tokens)
+        self._count(choice)
+        if choice.whole:
+            self._finish(stream, choice, d.last)
+        elif self._owes(choice):
+            self._owed[r.index] = choice
+        stream.push(Mark(choice.index, tokens, d.at, choice.whole))
+
+    def _owes(self, choice: Choice) -> bool:
+        """Return whether tokens that have left have no text yet. A fleet that runs free knows the next one, too:
+        an answer that ends there takes no part in the step after it.
+        """
+        answer = choice.answer
+        return not (answer.problem or answer.ended) and answer.made < choice.made + self.clock.free
+
+    def _count(self, choice: Choice) -> None:
+        """Count tokens that have left the fleet and are there."""
+        tokens = min(choice.made, choice.answer.made)
+        self.metrics.generation_tokens += tokens - choice.counted
+        choice.counted = tokens
+
+    def _finish(self, stream: Stream, choice: Choice, known: bool = False) -> None:
+        """All tokens of an answer have left the fleet. known: to the fleet too; else what it would still do goes."""
+        self.metrics.e2e.observe(choice.latest - stream.arrived)
+        if not known:
+            self.live.cancel(choice.flight)
+            self._something.set()
+
+    def _told(self, stream: Stream, choice: Choice) -> None:
+        """There is more text of an answer, or a problem."""
+        answer = choice.answer
+        if choice.reason is not None:
+            return
+        if answer.problem:
+            stream.fail(ApiError(500, answer.problem, code="execution_failed"))
+        if answer.ended and choice.made >= answer.made and not choice.whole:  # tokens that leave together end early
+            choice.made, choice.whole = answer.made, True
+            self._finish(stream, choice)
+        elif answer.ended and answer.made < answer.tokens:
+            self.live.shorten(choice.flight, answer.made)
+        self._count(choice)
+        if not self._owes(choice):
+            self._owed.pop(choice.flight.index, None)
+            self._text.set()
+        stream.wake()
 
     def _hashes(self, tokens: Sequence[int]) -> tuple[int, ...]:
         """Return a number for every complete block of tokens, equal where all tokens up to its end are."""
@@ -197,8 +250,8 @@ class Service:
         LOG.warning(
             "cannot keep pace: %d tokens left more than %g ms late, up to %.0f ms; clients see latencies that are"
             " not the fleet's. A lower --speed lets it keep pace.",
-            lag.late - self._told_late,
+            lag.late - self._said_late,
             LATE * 1e3,
             lag.largest(now) * 1e3,
         )
-        self._told, self._told_late, self._teller = now, lag.late, None
+        self._said, self._said_late, self._teller = now, lag.late, None

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from taygeta.endpoint.errors import ApiError
 from taygeta.endpoint.stops import Stops
-from taygeta.endpoint.text import Answer
+from taygeta.endpoint.text import Answer, Chance
 from taygeta.serving.request import Flight
 
 MAX_MARKS = 256
@@ -29,7 +30,9 @@ class Mark(NamedTuple):
 class Choice:
     """One answer.
 
-    made: tokens that have left the fleet, at `latest` its time; sent: those that were written. reason: why it ended.
+    made: tokens that have left the fleet, at `latest` its time; whole: whether those are all; counted: in
+    the metrics. sent: those that were
+    written; letters: of their text. chances: of tokens that were written, until their event is. reason: why it ended.
     """
 
     index: int
@@ -38,7 +41,11 @@ class Choice:
     stops: Stops
     made: int = 0
     latest: float = 0.0
+    whole: bool = False
+    counted: int = 0
     sent: int = 0
+    letters: int = 0
+    chances: list[tuple[Chance, ...]] = field(default_factory=list)
     reason: str | None = None
 
 
@@ -75,25 +82,35 @@ class Stream:
                     self.marks[place] = mark
                     return
         self.marks.append(mark)
-        self._wake()
+        self.wake()
 
     def fail(self, problem: ApiError) -> None:
         """End it with an error."""
         self.problem = self.problem or problem
-        self._wake()
+        self.wake()
 
     def leave(self) -> None:
         """The client has gone."""
         self.gone = True
-        self._wake()
+        self.wake()
+
+    @property
+    def broken(self) -> bool:
+        """Whether it ends early."""
+        return self.gone or self.problem is not None
 
     async def next(self) -> Mark | None:
         """Return the next tokens, as soon as there are some; None when it ends early."""
-        while not (self.marks or self.problem or self.gone):
+        return self.marks.popleft() if await self.until(lambda: bool(self.marks)) else None
+
+    async def until(self, met: Callable[[], bool]) -> bool:
+        """Wait until something is so; return False where it ends early instead."""
+        while not (self.broken or met()):
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
-        return None if self.problem or self.gone else self.marks.popleft()
+        return not self.broken
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Let who waits look again."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)

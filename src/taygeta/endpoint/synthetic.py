@@ -65,18 +65,28 @@ class Synthetic:
         self._encode = split if tokenizer is None else _tokenizer(tokenizer)
         self.words: Sequence[str] = WORDS
         if tokenizer is not None:
-            known = [w for w in WORDS if len(self.encode(f" {w}")) == len(self.encode(w.capitalize())) == 1]
+            known = [w for w in WORDS if len(self._encode(f" {w}")) == len(self._encode(w.capitalize())) == 1]
             self.words = known or WORDS
 
+    @property
+    def said(self) -> str:
+        """What it is, for people."""
+        return "synthetic text"
+
+    @property
+    def real(self) -> bool:
+        """Words that are drawn have no probabilities."""
+        return False
+
     def encode(self, text: str) -> Sequence[int]:
-        """Return the tokens of a text."""
-        return self._encode(text)
+        """Return the tokens of a text; nothing said still begins a sequence."""
+        return self._encode(text) or (0,)
 
     def encode_chat(self, messages: Sequence[tuple[str, str]]) -> Sequence[int]:
         """Return the tokens of a conversation, with those that invite the next answer."""
         out: list[int] = []
         for role, text in messages:
-            out += [_START, _role(role), _TEXT, *self.encode(text), _END]
+            out += [_START, _role(role), _TEXT, *self._encode(text), _END]
         return [*out, _START, _role("assistant"), _TEXT]
 
     def answer(self, ask: Ask) -> Answer:
@@ -104,14 +114,35 @@ class SyntheticAnswer:
         text = "".join(self.text(i) for i in range(min(self.tokens, AHEAD)))
         return self.source.encode(text)
 
-    async def piece(self, index: int) -> Piece:
-        """Return the text of a token, at once."""
+    @property
+    def made(self) -> int:
+        """All of it is there at once."""
+        return self.tokens
+
+    @property
+    def ended(self) -> bool:
+        """All of it is there at once."""
+        return True
+
+    @property
+    def problem(self) -> str:
+        """Nothing can go wrong."""
+        return ""
+
+    def start(self, told: Callable[[], None]) -> None:
+        """It is there."""
+
+    def want(self, tokens: int) -> None:
+        """It is there."""
+
+    def piece(self, index: int) -> Piece:
+        """Return the text of a token."""
         return Piece(self.text(index), self.ends and index == self.tokens - 1)
 
     def text(self, index: int) -> str:
         """Return the word, or the full stop, at a place."""
-        place = index % self.sentence
-        if place == self.sentence - 1 or (self.ends and index == self.tokens - 1 and index):
+        place, left = index % self.sentence, self.tokens - 1 - index if self.ends else -1
+        if (index and left == 0) or (place == self.sentence - 1 and left != 1):  # one full stop ends it
             return "."
         words = self.source.words
         word = words[_mixed(self.number + index * _STRIDE) % len(words)]

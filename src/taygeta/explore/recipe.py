@@ -14,7 +14,7 @@ from taygeta.spec.catalog import sheet
 from taygeta.spec.chip import Chip, assumption_group, build_chip
 from taygeta.spec.deployment import ROUTING_SKEW, Corner, Deployment, Parallelism, deployment, divides_heads
 from taygeta.spec.engine import engine
-from taygeta.spec.fields import FIELDS
+from taygeta.spec.fields import FIELDS, TEXTS
 from taygeta.spec.model import Model
 from taygeta.spec.sheet import Sheet
 
@@ -23,11 +23,12 @@ from taygeta.spec.sheet import Sheet
 class Recipe:
     """What a command line says of a deployment.
 
-    on: a chip, or chip:count. tp, ep None: chosen by the caller's search, or everything in tensor parallelism.
-    settings: fields of chip or model with texts, such as {"hbm.bandwidth": "3TB/s", "num_hidden_layers": "40"}.
+    model: a name, a file, or a Model as an export gives it. on: a chip, or chip:count. tp, ep None: chosen by the
+    caller's search, or everything in tensor parallelism. settings: fields of chip or model with texts, such as
+    {"hbm.bandwidth": "3TB/s", "num_hidden_layers": "40"}.
     """
 
-    model: str
+    model: str | Model
     on: str
     tp: int | None = None
     pp: int = 1
@@ -89,13 +90,23 @@ class Recipe:
         """Return the model, the chip, and what is assumed about them, group by group. Raises InputError."""
         for_chip, for_model = split_settings(self.settings)
         found = sheet(self.chip_name, for_chip)
-        nominal, chip = model(self.model, settings=for_model), build_chip(found)
+        nominal, chip = self._model("nominal", for_model), build_chip(found)
         groups = sorted({assumption_group(path) for path, _ in found.assumptions()})
         corners = [Corner(g, side, nominal, build_chip(found, side, g)) for g in groups for side in ("fast", "slow")]
         if nominal.assumed:
             ends = (("fast", "low"), ("slow", "high"))
-            corners += [Corner("model", side, model(self.model, end, for_model), chip) for side, end in ends]
+            corners += [Corner("model", side, self._model(end, for_model), chip) for side, end in ends]
         return nominal, chip, tuple(corners)
+
+    def _model(self, corner: str, settings: Mapping[str, str]) -> Model:
+        if not isinstance(self.model, Model):
+            return model(self.model, corner, settings)
+        if settings:
+            raise InputError(
+                f"{self.model.name} is given as a model of its own and has no {next(iter(settings))} to set: set it in"
+                " the configuration that it comes from."
+            )
+        return self.model
 
     def _default_tp(self, found: Model, count: int | None, used: int) -> int:
         """The most of the chips that other parallelism leaves which heads and chips divide into evenly."""
@@ -131,7 +142,7 @@ def split_settings(settings: Mapping[str, str]) -> tuple[dict[str, str], dict[st
         owner, _, rest = path.partition(".")
         if owner == "model":
             found[rest] = text
-        elif owner == "chip" or path in FIELDS:
+        elif owner == "chip" or path in FIELDS or ("." in path and path in TEXTS):
             chip[rest if owner == "chip" else path] = text
         elif "." in path and owner in {p.partition(".")[0] for p in FIELDS}:
             chip[path] = text  # a chip's field spelled wrong: the sheet names the closest

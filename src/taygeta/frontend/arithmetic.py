@@ -39,6 +39,7 @@ FAMILIES = {
     "gpt_oss": Defaults(eps=1e-5, theta=150_000.0),
     "deepseek_v3": Defaults(),
     "kimi_k2": Defaults(),
+    "minimax_m2": Defaults(theta=5_000_000.0),
 }
 _GEMMA = ("gemma2", "gemma3_text")
 _LATENT = ("deepseek_v3", "kimi_k2")
@@ -111,7 +112,9 @@ def _mixer_reader(fields: Fields, family: str, model: Model, norm: NormRule) -> 
     if family == "gemma3_text":
         ropes = _two_ropes(fields, first.head_dim, theta, model.max_context)
     else:
-        one = read_rope(fields, first.head_dim, theta, model.max_context, default)
+        turned = fields.count("rotary_dim", first.head_dim, default=first.head_dim) if family == "minimax_m2" else 0
+        share = turned / first.head_dim if turned else 1.0
+        one = read_rope(fields, first.head_dim, theta, model.max_context, default, share)
         ropes = (one, one)
 
     def complete(mixer: Mixer) -> Mixer:
@@ -154,6 +157,9 @@ def _router_reader(fields: Fields, family: str) -> Callable[[MoeFfn], MoeFfn]:
         limit = fields.number("swiglu_limit", 7.0, most=_MOST)
         alpha = fields.number("swiglu_alpha", 1.702, most=_MOST)
         return partial(replace, limit=limit, alpha=alpha, shift=1.0)
+    if family == "minimax_m2":  # its modelling code knows no other, and always divides by the sum of the chosen
+        fields.text("scoring_func", ("sigmoid",), "sigmoid")
+        return partial(replace, scoring="sigmoid", normalise=True)
     if family in _LATENT:
         fields.text("scoring_func", ("sigmoid",), "sigmoid")
         normalise = fields.flag("norm_topk_prob", True)
@@ -192,13 +198,15 @@ def _two_ropes(fields: Fields, head_dim: int, theta: float, context: int) -> tup
 _KINDS = ("full_attention", "sliding_attention")
 
 
-def read_rope(fields: Fields, head_dim: int, theta: float, context: int, default: dict[str, object]) -> Rope:
-    """Return the rotation of a model; `default` is the table where the file has none.
+def read_rope(
+    fields: Fields, head_dim: int, theta: float, context: int, default: dict[str, object], share: float = 1.0
+) -> Rope:
+    """Return the rotation of a model; `default` is the table where the file has none, `share` the part of a head.
 
     Raises InputError, and UnsupportedError for a kind that is not understood.
     """
     theta = fields.number("rope_theta", theta, least=_LEAST_THETA, most=1e12)
-    share = fields.number("partial_rotary_factor", 1.0, most=1.0)
+    share = fields.number("partial_rotary_factor", share, most=1.0)
     context = fields.count("original_max_position_embeddings", MAX_CONTEXT, default=context)
     stated = fields.has("original_max_position_embeddings")
     table = _table(fields) or Fields(default, fields.where)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from taygeta.frontend.export_meaning import Apply, Elementwise, as_meaning
-from taygeta.graph.meaning import Linear
+from taygeta.graph.elementwise import flop_of
+from taygeta.graph.meaning import Apply, Elementwise, Linear
 from taygeta.graph.ops import Op, Slab
 
 
@@ -111,8 +111,8 @@ def _chain(ops: list[Op], i: int, readers: dict[str, list[int]]) -> list[Op] | N
         reads=tuple(slabs[n] for n in inputs),
         weights=weights,
         inputs=inputs,
-        flop=meaning.flop / max(len(inputs), 1),
-        meaning=as_meaning(meaning),
+        flop=flop_of(meaning) / max(len(inputs), 1),
+        meaning=meaning,
     )
     return [both if k == at else op for k, op in enumerate(ops) if k != i]
 

@@ -18,7 +18,7 @@ from taygeta.frontend.export_ffn import lift_ffn
 from taygeta.frontend.export_region import Matmul, Program, agree
 from taygeta.frontend.recipes import Recipe, conv1d, linear, norm, plain
 from taygeta.spec.arithmetic import Arithmetic, NormRule
-from taygeta.spec.model import Attention, Layer, Model, Weight
+from taygeta.spec.model import Layer, Model, Weight
 
 
 @dataclass
@@ -66,9 +66,6 @@ def lift(program: Program) -> Lifted:
         arithmetic=Arithmetic(str(getattr(config, "model_type", "")), rules[0], outer.scale, head.softcap),
     )
     _outer_recipes(model, outer, head, recipes)
-    if any(isinstance(k.mixer, Attention) and k.mixer.qk_norm == "full" for k in kinds):
-        why = "norms of queries and keys over all heads together cannot be executed yet; norms of each head can."
-        model = replace(model, arithmetic=None, refusal=why)
     return Lifted(model, recipes)
 
 

@@ -17,10 +17,10 @@ import numpy as np
 
 from taygeta.base.errors import InputError, UnsupportedError, require
 from taygeta.frontend.export_fuse import fused
-from taygeta.frontend.export_meaning import Apply, Elementwise, as_meaning, evaluate
 from taygeta.frontend.export_steps import Steps, other_axes, rows_axis
 from taygeta.frontend.export_trace import PURPOSE
 from taygeta.graph import meaning as m
+from taygeta.graph.elementwise import flop_of
 from taygeta.graph.execute import FUNCTIONS, Place
 from taygeta.graph.ops import AttentionShape, Block, Graph, Op, Slab, Visit
 from taygeta.graph.step import Cache, Step
@@ -57,10 +57,7 @@ class ExportedModule:
         place = Place(0, 0, weights, step, cache)
         for op, _ in self.graph.ops():
             given = tuple(values[name] for name in op.inputs)
-            if isinstance(op.meaning, Elementwise):
-                found = evaluate(op.meaning, given, {n: weights[0, n] for n in op.meaning.parameters})
-            else:
-                found = FUNCTIONS[type(op.meaning)](op.meaning, op, place, *given)
+            found = FUNCTIONS[type(op.meaning)](op.meaning, op, place, *given)
             values.update(zip(op.outputs, found, strict=True))
         return tuple(values[name] for name in self.outputs)
 
@@ -219,12 +216,12 @@ class _Builder:
         return path, self.parameters[bias.name] if bias is not None else "", weight.meta["val"].shape[0]
 
     def _bias(self, n: Any, path: str) -> Op:
-        found = Elementwise((Apply("add", (0, 1), (False, False)),), (2,), (path,))
+        found = m.Elementwise((m.Apply("add", (0, 1), (False, False)),), (2,), (path,))
         y = self.slab(n)
         weight = Weight(path, (("out", n.meta["val"].shape[-1]),), "norm")
         return Op(
             f"{path} added", "vector", "ffn", (y,), (y,), (weight,), flop=1.0,
-            inputs=(f"{n.name}_product",), outputs=(n.name,), meaning=as_meaning(found),
+            inputs=(f"{n.name}_product",), outputs=(n.name,), meaning=found,
         )  # fmt: skip
 
     def attention(self, n: Any) -> list[Op]:
@@ -266,8 +263,8 @@ class _Builder:
             return []
         op = Op(
             " and ".join(dict.fromkeys(s.function for s in found.steps)), "vector", "ffn", reads,
-            tuple(self.slab(n) for n in outs), weights, flop=found.flop / max(len(reads), 1),
-            inputs=tuple(n.name for n in inside.given), outputs=tuple(n.name for n in outs), meaning=as_meaning(found),
+            tuple(self.slab(n) for n in outs), weights, flop=flop_of(found) / max(len(reads), 1),
+            inputs=tuple(n.name for n in inside.given), outputs=tuple(n.name for n in outs), meaning=found,
         )  # fmt: skip
         return [op]
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from taygeta.base.errors import UnsupportedError
-from taygeta.frontend.export_meaning import Apply, Attribute, Elementwise
+from taygeta.graph.meaning import Apply, Attribute, Elementwise
 from taygeta.spec.model import Axes
 
 _BINARY = {

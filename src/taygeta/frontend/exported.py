@@ -19,6 +19,7 @@ from taygeta.frontend.export_lift import lift, of_layer
 from taygeta.frontend.export_region import Program
 from taygeta.frontend.export_trace import PURPOSE, construct, trace
 from taygeta.frontend.recipes import Recipe
+from taygeta.frontend.scales import with_scales
 from taygeta.frontend.weights import CheckpointWeights, Key
 from taygeta.graph.build import build
 from taygeta.graph.ops import Graph
@@ -44,8 +45,11 @@ class Exported:
     def weights(self, tensors: Mapping[str, Any]) -> CheckpointWeights:
         """Return the parameters for execution from the tensors of a state_dict or a checkpoint, read when asked for.
 
-        Names are those of the class in transformers. Raises InputError for a tensor that is missing or misshapen.
+        Names are those of the class in transformers; weights may be fp8 or int8 with scales beside them. Raises
+        InputError for a tensor that is missing or misshapen, UnsupportedError for packed weights.
         """
+        used = {name for recipe in self.recipes.values() for name in recipe.names}
+        tensors = with_scales(tensors, used, self.model.name)
         for recipe in self.recipes.values():
             for name, shape in recipe.tensors:
                 found = tuple(tensors[name].shape) if name in tensors else None
@@ -58,15 +62,7 @@ class Exported:
         return CheckpointWeights(tensors, self.recipes)
 
 
-def export_model(source: str | Path | Any, architecture: Any = None, formats: Formats = PLAIN) -> Graph:
-    """Return the graph of a causal language model of transformers; see `export_causal_lm`, which also keeps the Model.
-
-    Raises InputError, UnsupportedError with the operator and the module that are not understood, MissingExtraError.
-    """
-    return export_causal_lm(source, architecture, formats).graph
-
-
-def export_causal_lm(source: str | Path | Any, architecture: Any = None, formats: Formats = PLAIN) -> Exported:
+def export_model(source: str | Path | Any, architecture: Any = None, formats: Formats = PLAIN) -> Exported:
     """Return what a causal language model of transformers computes, exported without its weights.
 
     source: a config.json, a directory that holds one, or a configuration object of transformers. architecture: the

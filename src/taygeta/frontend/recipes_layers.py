@@ -153,7 +153,8 @@ def _moe(f: MoeFfn, w: dict[str, Weight], prefix: str, family: str, names: Colle
     if f.router_bias:
         out["router_bias"] = plain(w["router_bias"], f"{at}{router}.bias")
     elif f.correction_bias:
-        out["router_bias"] = plain(w["router_bias"], f"{at}{router}.e_score_correction_bias")
+        inside = "" if family == "minimax_m2" else f"{router}."
+        out["router_bias"] = plain(w["router_bias"], f"{at}{inside}e_score_correction_bias")
     if f.shared_d_ff:
         out |= _dense(w, f"{at}shared_experts.", "shared_up", "shared_down")
     inside = f"{at}experts."

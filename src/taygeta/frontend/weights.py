@@ -16,6 +16,7 @@ from taygeta.base.errors import InputError
 from taygeta.frontend.arithmetic import executable
 from taygeta.frontend.recipes import Recipe, outer_recipes, prefix_of
 from taygeta.frontend.recipes_layers import layer_recipes
+from taygeta.frontend.scales import with_scales
 from taygeta.spec.model import Model
 
 Key = tuple[int | None, str]
@@ -53,9 +54,10 @@ class CheckpointWeights(Mapping[Key, np.ndarray]):
 def load_weights(model: Model, tensors: Mapping[str, Any], where: str = "the checkpoint") -> CheckpointWeights:
     """Return the parameters of a model from the tensors of a checkpoint, after checking every name and shape.
 
-    tensors: names to arrays, or to views with `shape` that NumPy can read or that have `float32()`. where: how messages
-    name the checkpoint. Raises UnsupportedError for a model that cannot be executed, InputError for a tensor that is
-    missing, too many, or of a wrong shape.
+    tensors: names to arrays, or to views with `shape` and `dtype` that NumPy can read. Weights may be fp8 or int8 with
+    scales beside them (taygeta.frontend.scales). where: how messages name the checkpoint. Raises UnsupportedError for a
+    model that cannot be executed and for packed weights, InputError for a tensor that is missing, too many, or of a
+    wrong shape.
     """
     executable(model)
     names = set(tensors)
@@ -65,6 +67,7 @@ def load_weights(model: Model, tensors: Mapping[str, Any], where: str = "the che
         for name, recipe in layer_recipes(model, layer, f"{prefix}{_stem(model)}.{index}.", names).items():
             recipes[index, name] = recipe
     used = {name: shape for recipe in recipes.values() for name, shape in recipe.tensors}
+    tensors = with_scales(tensors, used, where)
     _check(model, tensors, used, where)
     return CheckpointWeights(tensors, recipes)
 

@@ -13,9 +13,11 @@ import numpy as np
 
 from taygeta.base.errors import InputError, UnsupportedError
 from taygeta.graph import meaning as m
+from taygeta.graph.elementwise import evaluate
 from taygeta.graph.functions import gate, norm, rotate, route, softmax_attention
 from taygeta.graph.ops import Block, ExpertShape, Graph, Op
 from taygeta.graph.step import Cache, Step
+from taygeta.spec.arithmetic import NormRule
 
 Weights = Mapping[tuple[int | None, str], np.ndarray]
 """Parameters by layer (None: outside of layers) and name, with the axes of the graph's Weight of that name."""
@@ -26,13 +28,14 @@ Observe = Callable[[int | None, Block, Op, Mapping[str, list[np.ndarray]]], None
 
 @dataclass(frozen=True)
 class Place:
-    """Where an operation runs: which rank, in which layer, with which parameters, on which step."""
+    """Where an operation runs: which of how many ranks, in which layer, with which parameters, on which step."""
 
     rank: int
     layer: int | None
     weights: Weights
     step: Step
     cache: Cache
+    ranks: int = 1
 
     def __getitem__(self, name: str) -> np.ndarray:
         """Return a parameter in fp32."""
@@ -73,7 +76,8 @@ def run(
         for visit in stage.order:
             block = stage.blocks[visit.block]
             values = tokens | dict(zip(block.inputs, stream, strict=True))
-            _run_block(block, values, [Place(r, visit.layer, w, step, cache) for r, w in enumerate(ranks)], observe)
+            places = [Place(r, visit.layer, w, step, cache, len(ranks)) for r, w in enumerate(ranks)]
+            _run_block(block, values, places, observe)
             stream = [values[name] for name in block.outputs]
     cache.advance(step)
     return stream[0][0]
@@ -149,12 +153,29 @@ def _rotary_cache_write(
     if a.biases:
         q, k, v = (x + at[name] for x, name in zip((q, k, v), a.biases, strict=True))
     if a.rule is not None:
-        q, k = (norm(x, at[name], a.rule) for x, name in zip((q, k), a.norms, strict=True))
+        normed = _joint_norm if isinstance(a, m.JointNormCacheWrite) else norm
+        q, k = (normed(x, at[name], a.rule) for x, name in zip((q, k), a.norms, strict=True))
     if a.rope is not None:
         q, k = rotate(q, positions, a.rope), rotate(k, positions, a.rope)
     for part in at.step.parts:
         at.cache.append(at.rank, at.number, part, k[part.rows], v[part.rows])
     return (q,)
+
+
+def _joint_cache_write(
+    a: m.JointNormCacheWrite, op: Op, at: Place, q: np.ndarray, k: np.ndarray, v: np.ndarray, positions: np.ndarray
+) -> tuple[np.ndarray, ...]:
+    if at.ranks > 1:
+        raise UnsupportedError(
+            f"{op.name!r} normalises over all heads together, of which each of {at.ranks} ranks has a share: this"
+            " attention is executed with tp=1."
+        )
+    return _rotary_cache_write(a, op, at, q, k, v, positions)
+
+
+def _joint_norm(x: np.ndarray, weight: np.ndarray, rule: NormRule) -> np.ndarray:
+    """A norm over the heads of a row together; weight: (heads, head_dim)."""
+    return norm(x.reshape(len(x), -1), weight.reshape(-1), rule).reshape(x.shape)
 
 
 def _attend(a: m.Attend, op: Op, at: Place, q: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -241,6 +262,10 @@ def _gate(a: m.Gate, op: Op, at: Place, x: np.ndarray) -> tuple[np.ndarray, ...]
     return (gate(x + at[a.bias] if a.bias else x, a.rule),)
 
 
+def _elementwise(a: m.Elementwise, op: Op, at: Place, *inputs: np.ndarray) -> tuple[np.ndarray, ...]:
+    return evaluate(a, inputs, {name: at[name] for name in a.parameters})
+
+
 def _route(a: m.Route, op: Op, at: Place, logits: np.ndarray) -> tuple[np.ndarray, ...]:
     return route(a, logits, at[a.bias] if a.bias else None, at[a.correction] if a.correction else None)
 
@@ -294,6 +319,7 @@ FUNCTIONS: dict[type, Callable[..., tuple[np.ndarray, ...]]] = {
     m.Norm: _norm,
     m.Linear: _linear,
     m.RotaryCacheWrite: _rotary_cache_write,
+    m.JointNormCacheWrite: _joint_cache_write,
     m.Attend: _attend,
     m.LatentCacheWrite: _latent_cache_write,
     m.AbsorbKeys: _absorb_keys,
@@ -302,6 +328,7 @@ FUNCTIONS: dict[type, Callable[..., tuple[np.ndarray, ...]]] = {
     m.ExpandLatents: _expand_latents,
     m.ExpandedAttend: _expanded_attend,
     m.Gate: _gate,
+    m.Elementwise: _elementwise,
     m.Route: _route,
     m.Experts: _experts,
     m.Logits: _logits,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 
-from taygeta.base.errors import InputError
+from taygeta.base.errors import InputError, UnsupportedError
 from taygeta.graph import meaning as m
 from taygeta.graph.ops import AttentionShape, Block, Op
 from taygeta.spec.arithmetic import Arithmetic, GateRule, NormRule
@@ -108,11 +108,15 @@ def _mixer(found: Layer, switch: int) -> dict[str, _Entry]:
 
 @lru_cache(maxsize=64)
 def _attention(a: Attention) -> dict[str, _Entry]:
-    heads = NormRule(eps=a.norm_eps, offset=a.norm_offset) if a.qk_norm == "head" else None
-    write = m.RotaryCacheWrite(
+    if a.qk_norm == "unit" or a.output_gate:
+        what = "queries and keys of unit length" if a.qk_norm == "unit" else "a gate on its output"
+        raise UnsupportedError(f"Attention with {what} has no meaning here: it can be predicted and not executed.")
+    normed = a.qk_norm != "none"
+    kind = m.JointNormCacheWrite if a.qk_norm == "full" else m.RotaryCacheWrite
+    write = kind(
         biases=("q_bias", "k_bias", "v_bias") if a.qkv_bias else (),
-        norms=("q_norm", "k_norm") if heads else (),
-        rule=heads,
+        norms=("q_norm", "k_norm") if normed else (),
+        rule=NormRule(eps=a.norm_eps, offset=a.norm_offset) if normed else None,
         rope=a.rope if a.rotary else None,
     )
     attend = m.Attend(

@@ -79,6 +79,14 @@ class RotaryCacheWrite:
 
 
 @dataclass(frozen=True)
+class JointNormCacheWrite(RotaryCacheWrite):
+    """As RotaryCacheWrite, each norm over all heads of a token together (MiniMax M2, OLMoE).
+
+    The norms have the axes (heads, head_dim). Under tensor parallelism no rank has a whole row: one rank only.
+    """
+
+
+@dataclass(frozen=True)
 class Attend:
     """(queries) -> (attended): causal softmax attention of each sequence over its cache.
 
@@ -174,6 +182,36 @@ class Gate:
     bias: str = ""
 
 
+Attribute = float | int | str | tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Apply:
+    """One step: function(operands, **attributes); an operand is the number of a value, or a constant of its own.
+
+    function: a name of taygeta.graph.elementwise.STEPS.
+    """
+
+    function: str
+    operands: tuple[int | float, ...]
+    constants: tuple[bool, ...]
+    attributes: tuple[tuple[str, Attribute], ...] = ()
+
+
+@dataclass(frozen=True)
+class Elementwise:
+    """(*inputs) -> (*outputs): a short program of plain functions, of an exported module of no known kind.
+
+    An elementwise chain, a softmax over an axis, a sum. Steps read values by number: the inputs first, then the
+    `parameters`, then the results of the steps before; `outputs` are numbers of values. Values have the rows of the
+    step first, as everywhere; an axis in an attribute counts from the last one, negative.
+    """
+
+    steps: tuple[Apply, ...]
+    outputs: tuple[int, ...]
+    parameters: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class Route:
     """(router logits) -> (weights, experts): top_k experts of each token, and their weights.
@@ -243,6 +281,7 @@ Meaning = (
     | Norm
     | Linear
     | RotaryCacheWrite
+    | JointNormCacheWrite
     | Attend
     | LatentCacheWrite
     | AbsorbKeys
@@ -251,6 +290,7 @@ Meaning = (
     | ExpandLatents
     | ExpandedAttend
     | Gate
+    | Elementwise
     | Route
     | Experts
     | Logits

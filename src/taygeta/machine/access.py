@@ -7,12 +7,16 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from taygeta.compiler.program import Box, Index
 from taygeta.compiler.work import digit, variable
 from taygeta.machine.values import Content, Local, array_of, codes_of, each
 
 Tables = Mapping[str, Any]
+
+MOST_PLACES = 4096
+"""Places of a box that are kept, of as many turns of the loops around it."""
 
 
 class Axis(NamedTuple):
@@ -47,8 +51,9 @@ class Access:
         self.loops = {n for n in names if variable(n) != "core"}
         moving = {n: np.array([digit(n, c) for c in range(cores)]) for n in names if variable(n) == "core"}
         self.digits = {n: values for n, values in moving.items() if values.any()}
-        self.fixed = not self.loops and not any(i.table or i.ragged for i in box.indices)
-        self.memory: Place | None = None
+        self.listed = any(i.table or i.ragged for i in box.indices)
+        self.variables = tuple(sorted({variable(n) for n in self.loops}))
+        self.places: dict[Any, Place] = {}
         self.divisor, self.count = self._entries()
         self.axes = tuple(map(self._still, box.indices))
 
@@ -75,15 +80,22 @@ class Access:
         still = not moves and not index.table and not index.ragged
         return first if still else None, index, first, moves
 
+    def turn(self, loops: Mapping[str, int]) -> Any:
+        """Return the values of the loops that move the box, a key of its place unless a table is in it."""
+        if len(self.variables) == 1:
+            return loops[self.variables[0]]
+        return tuple([loops[name] for name in self.variables])
+
     def place(self, loops: Mapping[str, int], tables: Tables) -> Place:
         """Return where the box is at this turn. loops: values of loop variables, `chip` and the current list."""
-        if self.memory is not None:
-            return self.memory
-        axes = tuple(still or _moved(index, first, moves, loops, tables, self.count)
-                     for still, index, first, moves in self.axes)  # fmt: skip
-        found = Place(axes, self.divisor, self.count)
-        if self.fixed:
-            self.memory = found
+        key = None if self.listed else self.turn(loops)
+        found = self.places.get(key)
+        if found is None:
+            axes = tuple(still or _moved(index, first, moves, loops, tables, self.count)
+                         for still, index, first, moves in self.axes)  # fmt: skip
+            found = Place(axes, self.divisor, self.count)
+            if key is not None and len(self.places) < MOST_PLACES:
+                self.places[key] = found
         return found
 
 
@@ -112,6 +124,20 @@ def _moved(
     return Axis(start, step, extent, None, starts)
 
 
+def view(content: Content, place: Place) -> Content | None:
+    """Return what the cores read as views with the cores' entries first, or None where index arrays are needed."""
+    if _scattered(place.axes):
+        return None
+    parts: list[np.ndarray | None] = []
+
+    def part(array: np.ndarray, block: int) -> np.ndarray:
+        parts.append(_view(array, (*place.axes[:-1], _blocks(place.axes[-1], block)), place.count))
+        return array if parts[-1] is None else parts[-1]
+
+    found = _parts(content, part)
+    return None if any(x is None for x in parts) else found
+
+
 def load(content: Content, place: Place) -> Local:
     """Return what the cores read."""
     found = _parts(content, lambda array, block: _read(array, place, block))
@@ -130,7 +156,7 @@ def store(content: Content, place: Place, value: Local, cores: int) -> None:
         value = value.full(cores)
         if place.count != cores:
             value = Local(each(value.content, lambda x: x[: place.count * place.divisor : place.divisor]), *_of(place))
-    for array, part, block in _pairs(content, value.content):
+    for array, part, block in pairs(content, value.content):
         _write(array, place, part, block)
 
 
@@ -149,7 +175,8 @@ def _parts(content: Content, function: Any) -> Content:
     )
 
 
-def _pairs(content: Content, found: Content) -> list[tuple[np.ndarray, np.ndarray, int]]:
+def pairs(content: Content, found: Content) -> list[tuple[np.ndarray, np.ndarray, int]]:
+    """Return the arrays of a content with those that are written there, and the elements in a block of each."""
     if isinstance(content, np.ndarray):
         return [(content, array_of(found), 1)]
     value = codes_of(found)
@@ -173,13 +200,13 @@ def _blocks(axis: Axis, block: int) -> Axis:
 
 def _read(array: np.ndarray, place: Place, block: int) -> np.ndarray:
     axes = (*place.axes[:-1], _blocks(place.axes[-1], block))
-    found = _view(array, axes, place.count)
+    found = None if _scattered(axes) else _view(array, axes, place.count)
     return array[_key(axes, place.count)] if found is None else found
 
 
 def _write(array: np.ndarray, place: Place, value: np.ndarray, block: int) -> None:
     axes = (*place.axes[:-1], _blocks(place.axes[-1], block))
-    found = _view(array, axes, place.count)
+    found = None if _scattered(axes) else _view(array, axes, place.count)
     shape = (place.count, *(a.extent for a in axes if a.extent))
     if value.shape[1:] != shape[1:]:
         value = value.reshape(value.shape[0], *shape[1:])
@@ -189,34 +216,20 @@ def _write(array: np.ndarray, place: Place, value: np.ndarray, block: int) -> No
         found[...] = value
 
 
+def _scattered(axes: tuple[Axis, ...]) -> bool:
+    """Whether a box can only be found by index arrays."""
+    return any(a.listed is not None or a.starts is not None for a in axes)
+
+
 def _view(array: np.ndarray, axes: tuple[Axis, ...], count: int) -> np.ndarray | None:
-    """The elements as a view with the cores' entries first, or None where index arrays are needed."""
-    moving: list[int] = []
-    for i, a in enumerate(axes):
-        if a.listed is not None or a.starts is not None:
-            return None
-        if a.step:
-            moving.append(i)
-    if len(moving) > 1:
+    """The elements as a view with the cores' entries first, or None where a core's part is not whole."""
+    found = array[tuple([slice(a.start, a.start + a.extent) if a.extent else a.start for a in axes])]
+    if not any(a.step for a in axes):
+        return found[None]
+    if any(a.start + a.step * (count - 1) + max(1, a.extent) > n for a, n in zip(axes, array.shape, strict=True)):
         return None
-    if not moving:
-        key = tuple(slice(a.start, a.start + a.extent) if a.extent else a.start for a in axes)
-        return array[key][None]
-    at = moving[0]
-    axis = axes[at]
-    if axis.step != max(1, axis.extent):
-        return None
-    key = tuple(
-        slice(a.start, a.start + count * max(1, a.extent)) if i == at
-        else slice(a.start, a.start + a.extent) if a.extent else a.start
-        for i, a in enumerate(axes)
-    )  # fmt: skip
-    found = array[key]
-    where = sum(1 for a in axes[:at] if a.extent)
-    if found.shape[where] != count * max(1, axis.extent):
-        return None  # a last block that is not whole
-    shape = (*found.shape[:where], count, *((axis.extent,) if axis.extent else ()), *found.shape[where + 1 :])
-    return np.moveaxis(found.reshape(shape), where, 0)
+    ahead = sum(a.step * stride for a, stride in zip(axes, array.strides, strict=True))
+    return as_strided(found, (count, *found.shape), (ahead, *found.strides))
 
 
 def _key(axes: tuple[Axis, ...], count: int) -> tuple[Any, ...]:

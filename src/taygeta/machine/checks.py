@@ -130,8 +130,9 @@ def _exponent(x: Exact) -> int:
 
 
 def _sum(terms: list[Exact]) -> Exact:
-    low = min((e for m, e in terms if m), default=0)
-    return sum(m << (e - low) for m, e in terms if m), low
+    kept = [term for term in terms if term[0]]
+    low = min([e for _, e in kept], default=0)
+    return sum([m << (e - low) for m, e in kept]), low
 
 
 def rounded(x: Exact) -> np.float32:
@@ -164,11 +165,12 @@ def exact_values(content: Content) -> list[Exact] | None:
     if codes is None or scales is None:
         return None
     shifts = None if content.shifts is None else np.ravel(content.shifts)
-    out: list[Exact] = []
-    for k, (m, e) in enumerate(codes):
-        s, f = scales[k // content.group if content.group else 0]
-        out.append((m * s, e + f - (int(shifts[k // 2]) if shifts is not None else 0)))
-    return out
+    spread = [scale for scale in scales for _ in range(content.group or len(codes))]
+    out = [(m * s, e + f) for (m, e), (s, f) in zip(codes, spread, strict=False)]
+    if content.shifts is None:
+        return out
+    shifts = np.repeat(np.ravel(content.shifts), 2).tolist()
+    return [(m, e - shift) for (m, e), shift in zip(out, shifts, strict=False)]
 
 
 def _scales(q: Quantised) -> list[Exact] | None:
@@ -204,5 +206,5 @@ def _exact(values: np.ndarray) -> list[Exact] | None:
     mantissas, exponents = np.frexp(wide)
     whole = (mantissas * 2.0**53).astype(np.int64)
     trailing = np.where(whole == 0, 1, whole & -whole)
-    shift = np.log2(trailing.astype(np.float64)).astype(np.int64)
+    shift = np.frexp(trailing.astype(np.float64))[1] - 1
     return list(zip((whole >> shift).tolist(), (exponents - 53 + shift).tolist(), strict=True))

@@ -8,7 +8,7 @@ as often as the class has cores. Chips are symmetric in the same way: what a pee
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ import numpy as np
 
 from taygeta.base.errors import InputError
 from taygeta.compiler.instructions import scaled, work_of
-from taygeta.compiler.program import ENGINES, Instruction, Item, Loop, Phase, Program
+from taygeta.compiler.program import ENGINES, Box, Instruction, Item, Loop, Phase, Program
 from taygeta.compiler.target import Target
 from taygeta.compiler.work import Work
 
@@ -33,35 +33,33 @@ MAX_LENGTHS = 1 << 26
 MAX_CLASSES = 64
 
 
+ROW = np.dtype(
+    [(name, "i4") for name in ("op", "phase", "instruction", "semaphore", "work", "ragged", "depth", "jump", "lists")]
+    + [("turns", "i8")],
+    align=True,
+)
+"""One row of an engine's code. semaphore: of waits, signals and sends (-1: none). work: row of `works`, to which a
+ragged instruction adds the rank of its list. ragged: nesting depth of the loop that says so (-1: none). depth, turns,
+jump: of loops; jump is the row of the other end. lists: row of `lists` for loops over lists (-1: none)."""
+
+SEMAPHORE = np.dtype([("initial", "i8"), ("chipwide", "i8"), ("latency", "f8")], align=True)
+
+
 class Columns(NamedTuple):
     """The code of every engine, row by row, and what it refers to. Engine number: class x 6 + engine.
 
-    start: first row of each engine's code, and the end of the last. op, phase, instruction: of each row. semaphore:
-    of waits, signals and sends (-1: none). work: row of `works`, to which a ragged instruction adds the rank of its
-    list. ragged: nesting depth of the loop that says so (-1: none). turns, depth, jump: of loops; jump is the row of
-    the other end. lists: row of `offsets` and `strides` for loops over lists (-1: none).
-    works: clocks, size, and by unit of size what is asked of hbm, shared, link; latency.
-    initial, chipwide, latency: by semaphore. waits: semaphore x engine number, whether it waits there.
+    start: first row of each engine's code, and the end of the last. works: clocks, size, and by unit of size what is
+    asked of hbm, shared, link and the port; latency. lists: by loop over lists, where its ranks begin, and the strides
+    of its enclosing turns. ranks: of a length among all lengths, -1 for none. waits: semaphore x engine number,
+    whether it waits there. many: cores of each class. capacity: of each resource.
     """
 
     start: np.ndarray
-    op: np.ndarray
-    phase: np.ndarray
-    instruction: np.ndarray
-    semaphore: np.ndarray
-    work: np.ndarray
-    ragged: np.ndarray
-    turns: np.ndarray
-    depth: np.ndarray
-    jump: np.ndarray
-    lists: np.ndarray
+    code: np.ndarray
     works: np.ndarray
-    offsets: np.ndarray
-    strides: np.ndarray
+    lists: np.ndarray
     ranks: np.ndarray
-    initial: np.ndarray
-    chipwide: np.ndarray
-    latency: np.ndarray
+    semaphores: np.ndarray
     waits: np.ndarray
     many: np.ndarray
     capacity: np.ndarray
@@ -79,7 +77,9 @@ class Code:
 
 def core_classes(program: Program) -> tuple[tuple[int, int], ...]:
     """Return (first core, cores) of each stretch of cores that run the same instructions."""
-    limits = sorted({min(i.cores, program.cores) for i in program.instructions()} | {program.cores})
+    limits = sorted(
+        {min(cores, program.cores) for cores in {i.cores for i in program.instructions()}} | {program.cores}
+    )
     if len(limits) > MAX_CLASSES or limits[0] < 1:
         raise InputError(
             f"{program.name}: instructions must run on 1 to {program.cores} cores, with at most {MAX_CLASSES} different"
@@ -145,94 +145,114 @@ def _lengths_of(program: Program, loop: Loop, turns: tuple[int, ...], routing: R
     return out
 
 
-class _Builder:
-    """Writes the rows of all engines."""
+class _Listing:
+    """The listing as rows, for all engines together, and the works that they refer to."""
 
     def __init__(self, program: Program, target: Target, routing: Routing | None) -> None:
         self.program, self.target = program, target
-        self.lengths = list_lengths(program, routing)
-        self.classes = core_classes(program)
-        self.ids = {s.name: n for n, s in enumerate(program.semaphores)}
         self.instructions = tuple(program.instructions())
+        self.ids = {s.name: n for n, s in enumerate(program.semaphores)}
         for i in self.instructions:
             if i.kind in ("send", "receive"):
                 self.ids.setdefault(channel(i), len(self.ids))
+        self.values, self.ranks, self.lists = _ranks(list_lengths(program, routing))
         self.phases: dict[tuple[str, str], int] = {("", ""): 0}
+        self.works: list[tuple[float, ...]] = [(0.0,) * 7]
+        self.stored: dict[str, Hashable] = {b.name: (b.space, b.format) for b in program.buffers}
+        self.known: dict[Hashable, tuple[int, bool]] = {}
         self.rows: list[tuple[int, ...]] = []
-        self.works: list[tuple[float, ...]] = []
-        self.values, ranks, self.offsets, self.strides = [0], [0], [], []
-        if self.lengths:
-            self.values = np.unique(np.concatenate([a.ravel() for a in self.lengths])).tolist()
-            for a in self.lengths:
-                rank = np.searchsorted(self.values, a.ravel())
-                self.offsets.append(len(ranks))
-                self.strides.append([s // a.itemsize for s in a.strides])
-                ranks += np.where(a.ravel() == 0, -1, rank).tolist()
-        self.ranks = ranks
-        self.items = list(self._number(program.body))
-        self.work_rows = [self._work(i, ragged) for i, ragged in self._instructions(self.items, False)]
+        self.engines: list[int] = []
+        self.cores: list[int] = []
+        self.phase, self.at, self.walked = 0, 0, 0
+        self._body(program.body, 0, -1)
 
-    def _number(self, body: Sequence[Item]) -> Iterator[tuple[Any, ...]]:
-        """Yield the listing with numbers: (instruction, number, phase) and (loop, lists, items)."""
-        self.at, self.loops, self.phase = 0, 0, 0
-        yield from self._numbered(body)
-
-    def _numbered(self, body: Sequence[Item]) -> Iterator[tuple[Any, ...]]:
+    def _body(self, body: Sequence[Item], depth: int, ragged: int) -> None:
         for item in body:
-            if isinstance(item, Phase):
-                self.phase = self.phases.setdefault((item.name, item.part), len(self.phases))
-            elif isinstance(item, Loop):
-                lists = -1
-                if item.when:
-                    lists, self.loops = self.loops, self.loops + 1
-                yield item, lists, list(self._numbered(item.body))
-            else:
-                yield item, self.at, self.phase
+            if isinstance(item, Instruction):
+                op, semaphore = _operation(item, self.ids)
+                work, scales = (0, False) if op in (WAIT, SIGNAL) else self._work(item, ragged >= 0)
+                self._row(ENGINES.index(item.engine), item.cores, (
+                    op, self.phase, self.at, semaphore, work, ragged if scales else -1, depth, 0, -1, 0
+                ))  # fmt: skip
                 self.at += 1
-
-    def _instructions(self, items: list[tuple[Any, ...]], ragged: bool) -> Iterator[tuple[Instruction, bool]]:
-        for item, number, rest in items:
-            if isinstance(item, Loop):
-                yield from self._instructions(rest, ragged or number >= 0)
+            elif isinstance(item, Phase):
+                self.phase = self.phases.setdefault((item.name, item.part), len(self.phases))
             else:
-                yield item, ragged and is_ragged(item)
+                lists = self.walked if item.when else -1
+                self.walked += 1 if item.when else 0
+                top = len(self.rows)
+                self._row(-1, 0, ())
+                self._body(item.body, depth + 1, depth if item.when else ragged)
+                bottom = len(self.rows)
+                self.rows[top] = (LOOP, 0, -1, -1, 0, -1, depth, bottom, lists, item.count)
+                self._row(-1, 0, (END, 0, -1, -1, 0, -1, depth, top, lists, item.count))
+
+    def _row(self, engine: int, cores: int, row: tuple[int, ...]) -> None:
+        self.rows.append(row)
+        self.engines.append(engine)
+        self.cores.append(cores)
 
     def _work(self, i: Instruction, ragged: bool) -> tuple[int, bool]:
-        """Append the work of an instruction, once or for each length of a list, and return where it is."""
-        at = len(self.works)
+        """Return the row of the work of an instruction, and whether it has one for each length of a list."""
+        extents = tuple(map(self._extent, (*i.outputs, *i.inputs)))
+        key = (ragged, i.kind, i.cores, i.attributes, len(i.outputs), extents)
+        known = self.known.get(key)
+        if known is None:
+            known = self.known[key] = self._new_work(i, ragged and is_ragged(i))
+        return known
+
+    def _extent(self, box: Box) -> Hashable:
+        """Return what the work on a box depends on: all but where it starts."""
+        extents = [(x.extent, x.ragged, x.table, x.steps) for x in box.indices]
+        return self.stored.get(box.buffer, box.buffer), *extents
+
+    def _new_work(self, i: Instruction, ragged: bool) -> tuple[int, bool]:
+        at, full = len(self.works), work_of(i, self.program, self.target)
         if not ragged:
-            self.works.append(self.work_row(i, work_of(i, self.program, self.target)))
+            self.works.append(work_row(i, full, self.program, self.target))
             return at, False
-        full = work_of(i, self.program, self.target)
         for rows in self.values:
             part = work_of(i, self.program, self.target, rows) if i.kind == "matmul" else scaled(full, i, rows)
-            self.works.append(self.work_row(i, part))
+            self.works.append(work_row(i, part, self.program, self.target))
         return at, True
 
-    def work_row(self, i: Instruction, w: Work) -> tuple[float, ...]:
-        return work_row(i, w, self.program, self.target)
+    def code(self, classes: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows of each engine of each class, one after another, and where each begins."""
+        table = np.array(self.rows, dtype=np.int64).reshape(-1, len(ROW.names or ()))
+        rows = np.empty(len(table), dtype=ROW)
+        for name, column in zip(ROW.names or (), table.T, strict=True):
+            rows[name] = column
+        engines, cores = np.array(self.engines, np.int64), np.array(self.cores, np.int64)
+        loops = np.flatnonzero(engines < 0)
+        tops, bottoms = np.minimum(loops, rows["jump"][loops]), np.maximum(loops, rows["jump"][loops])
+        starts, parts = [0], []
+        for first, _ in classes:
+            for engine in range(len(ENGINES)):
+                keep = (engines == engine) & (cores > first)
+                before = np.concatenate([[0], np.cumsum(keep)])
+                keep[loops] = before[bottoms] > before[tops]  # loops in which this engine has something to do
+                place = starts[-1] - 1 + np.cumsum(keep)
+                own = rows[keep]
+                within = engines[keep] < 0
+                own["jump"][within] = place[own["jump"][within]]
+                parts.append(own)
+                starts.append(starts[-1] + len(own))
+        return np.concatenate(parts), np.array(starts)
 
-    def engine(self, number: int, engine: str) -> None:
-        """Append the code of one engine of a core of class `number`."""
-        self._body(self.items, number, engine, 0, -1)
 
-    def _body(self, items: list[tuple[Any, ...]], number: int, engine: str, depth: int, ragged: int) -> None:
-        first = self.classes[number][0]
-        for item, at, rest in items:
-            if isinstance(item, Loop):
-                top = len(self.rows)
-                self.rows.append((LOOP, 0, -1, -1, 0, -1, item.count, depth, 0, at))
-                self._body(rest, number, engine, depth + 1, depth if at >= 0 else ragged)
-                bottom = len(self.rows)
-                if bottom == top + 1:
-                    self.rows.pop()
-                    continue
-                self.rows[top] = (*self.rows[top][:8], bottom, at)
-                self.rows.append((END, 0, -1, -1, 0, -1, item.count, depth, top, at))
-            elif item.engine == engine and first < item.cores:
-                op, semaphore = _operation(item, self.ids)
-                work, scales = self.work_rows[at]
-                self.rows.append((op, rest, at, semaphore, work, ragged if scales else -1, 0, depth, 0, -1))
+def _ranks(lengths: Sequence[np.ndarray]) -> tuple[list[int], np.ndarray, np.ndarray]:
+    """Return all lengths of lists once, in order, the rank of each in turn (-1 for an empty list), and `lists`."""
+    if not lengths:
+        return [0], np.zeros(1, np.int64), np.zeros((1, 2), np.int64)
+    values = np.unique(np.concatenate([a.ravel() for a in lengths]))
+    lists = np.zeros((len(lengths), 1 + max(a.ndim for a in lengths)), np.int64)
+    ranks, at = [], 0
+    for n, a in enumerate(lengths):
+        lists[n, 0] = at
+        lists[n, 1 : 1 + a.ndim] = [s // a.itemsize for s in a.strides]
+        ranks.append(np.where(a.ravel() == 0, -1, np.searchsorted(values, a.ravel())))
+        at += a.size
+    return values.tolist(), np.concatenate(ranks), lists
 
 
 def _operation(i: Instruction, ids: Mapping[str, int]) -> tuple[int, int]:
@@ -266,34 +286,18 @@ def capacities(target: Target, classes: int) -> list[float]:
 
 def columns(program: Program, target: Target, routing: Routing | None = None) -> Code:
     """Return a program as columns. Raises InputError where list lengths are wanting or a chip has no link."""
-    b = _Builder(program, target, routing)
-    starts = [0]
-    for number in range(len(b.classes)):
-        for engine in ENGINES:
-            b.engine(number, engine)
-            starts.append(len(b.rows))
-    table = np.array(b.rows or np.zeros((0, 10)), dtype=np.int64).reshape(-1, 10).T.copy()
-    count, extra = len(b.ids), len(b.ids) - len(program.semaphores)
-    waits = np.zeros((count, len(starts) - 1), dtype=np.bool_)
-    for e in range(len(starts) - 1):
-        rows = slice(starts[e], starts[e + 1])
-        waits[table[3][rows][table[0][rows] == WAIT], e] = True
-    depths = max([len(s) for s in b.strides], default=1)
-    strides = [[*s, *[0] * (depths - len(s))] for s in b.strides] or [[0] * depths]
-    chipwide = [s.scope == "chip" for s in program.semaphores] + [False] * extra
-    names = ("op", "phase", "instruction", "semaphore", "work", "ragged", "turns", "depth", "jump", "lists")
+    listing, classes = _Listing(program, target, routing), core_classes(program)
+    code, start = listing.code(classes)
+    semaphores = np.zeros(len(listing.ids), SEMAPHORE)
+    for n, s in enumerate(program.semaphores):
+        chipwide = s.scope == "chip"
+        semaphores[n] = (s.initial, chipwide, target.semaphore_latency if chipwide else 0.0)
+    waits = np.zeros((len(semaphores), len(start) - 1), dtype=np.bool_)
+    for e in range(len(start) - 1):
+        own = code[start[e] : start[e + 1]]
+        waits[own["semaphore"][own["op"] == WAIT], e] = True
     c = Columns(
-        **dict(zip(names, table, strict=True)),
-        start=np.array(starts),
-        works=np.array(b.works or [(0.0,) * 7]),
-        offsets=np.array(b.offsets or [0]),
-        strides=np.array(strides),
-        ranks=np.array(b.ranks),
-        initial=np.array([s.initial for s in program.semaphores] + [0] * extra, np.int64),
-        chipwide=np.array(chipwide, np.bool_),
-        latency=np.where(chipwide, target.semaphore_latency, 0.0),
-        waits=waits,
-        many=np.array([float(cores) for _, cores in b.classes]),
-        capacity=np.array(capacities(target, len(b.classes))),
-    )
-    return Code(c, b.classes, b.instructions, tuple(b.phases))
+        start, code, np.array(listing.works), listing.lists, listing.ranks, semaphores, waits,
+        np.array([float(cores) for _, cores in classes]), np.array(capacities(target, len(classes))),
+    )  # fmt: skip
+    return Code(c, classes, listing.instructions, tuple(listing.phases))

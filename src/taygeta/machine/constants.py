@@ -15,8 +15,9 @@ import numpy as np
 from taygeta.compiler.compile import Compiled
 from taygeta.compiler.program import Buffer
 from taygeta.machine.access import Axis, Place, gather, load
-from taygeta.machine.values import Content, Local, array_of
+from taygeta.machine.values import Content, Local, Waiting
 from taygeta.numerics import Prepared, TensorUnit, cast, prepare, quantise
+from taygeta.numerics.scales import round_bf16
 from taygeta.numerics.schemes import scheme_of
 
 WIDE = ("fp32", "bf16", "fp16")
@@ -40,6 +41,7 @@ class Constants:
     def __init__(self, weights: Mapping[tuple[int | None, str], np.ndarray], rule: str, budget: int = BUDGET) -> None:
         self.weights, self.rule, self.budget = weights, rule, budget
         self._prepared: dict[Any, Prepared] = {}
+        self._old: dict[Any, None] = {}
         self.prepared_bytes = 0
         self.watch: Callable[[Any, Content], None] | None = None
         self.recent: OrderedDict[Any, Content] = OrderedDict()
@@ -56,24 +58,26 @@ class Constants:
         self.chips = compiled.program.chips
 
     def make_room(self) -> None:
-        """Drop what is prepared where a program of another shape may not find room beside it."""
-        if 2 * self.prepared_bytes < self.budget:
-            return
-        self._prepared.clear()
-        self.recent.clear()
-        self.prepared_bytes = 0
+        """Let a program of another shape take the room of what is prepared now and it does not use itself."""
+        self._old = dict.fromkeys(self._prepared)
 
     def prepared(self, key: Any, content: Callable[[], Content], unit: TensorUnit) -> Prepared:
         """Return weights (columns, depth) that are prepared for a multiply; kept while there is room."""
         found = self._prepared.get(key)
-        if found is None:
-            weights = content()
-            if self.watch is not None:
-                self.watch(key, weights)
-            found = prepare(weights, unit)
-            if self.prepared_bytes + found.bytes <= self.budget:
-                self._prepared[key] = found
-                self.prepared_bytes += found.bytes
+        if found is not None:
+            self._old.pop(key, None)
+            return found
+        weights = content()
+        if self.watch is not None:
+            self.watch(key, weights)
+        found = prepare(weights, unit)
+        while self._old and self.prepared_bytes + found.bytes > self.budget:
+            first = next(iter(self._old))
+            del self._old[first]
+            self.prepared_bytes -= self._prepared.pop(first).bytes
+        if self.prepared_bytes + found.bytes <= self.budget:
+            self._prepared[key] = found
+            self.prepared_bytes += found.bytes
         return found
 
     def load(self, buffer: Buffer, place: Place, chip: int) -> Local:
@@ -87,7 +91,9 @@ class Constants:
         visit = first.start
         key = tuple((a.start, a.step, a.extent) for a in rest if isinstance(a, Axis))
         source = (buffer.name, buffer.shape, chip, visit, key)
-        return Local(lambda: load(self.content(buffer, visit, chip), inner).content, place.divisor, place.count, source)
+        return Waiting(
+            lambda: load(self.content(buffer, visit, chip), inner).content, place.divisor, place.count, source
+        )
 
     def content(self, buffer: Buffer, visit: int, chip: int) -> Content:
         """Return a constant of one visit of its block, rounded to its format."""
@@ -110,19 +116,22 @@ class Constants:
         """A constant of which rows are picked (the embedding): it stays, bf16 as the upper halves of fp32."""
         key = (buffer.name, buffer.shape, visit)
         if key not in self.tables:
-            found = array_of(self._pack(buffer, visit, chip))
-            halves = (found.view(np.uint32) >> np.uint32(16)).astype(np.uint16)
-            self.tables[key] = halves if buffer.format == "bf16" else found
+            packed = self._packed(buffer, visit, chip)
+            self.tables[key] = round_bf16(packed) if buffer.format == "bf16" else cast(packed, buffer.format)
         return self.tables[key]
 
-    def _pack(self, buffer: Buffer, visit: int, chip: int) -> Content:
+    def _packed(self, buffer: Buffer, visit: int, chip: int) -> np.ndarray:
         constant = self.packs[buffer.name]
         layer = self.layers[constant.block][visit]
-        packed = np.asarray(constant.pack(lambda name: self.weights[layer, name], chip), np.float32)
+        found = np.asarray(constant.pack(lambda name: self.weights[layer, name], chip), np.float32)
+        return np.ascontiguousarray(found)
+
+    def _pack(self, buffer: Buffer, visit: int, chip: int) -> Content:
+        packed = self._packed(buffer, visit, chip)
         if buffer.format in WIDE:
-            return packed if buffer.format == "fp32" else cast(np.ascontiguousarray(packed), buffer.format)
-        scale = self._tensor_scale(buffer, layer)
-        return quantise(np.ascontiguousarray(packed), buffer.format, self.rule, scale=scale)
+            return packed if buffer.format == "fp32" else cast(packed, buffer.format)
+        scale = self._tensor_scale(buffer, self.layers[self.packs[buffer.name].block][visit])
+        return quantise(packed, buffer.format, self.rule, scale=scale)
 
     def _tensor_scale(self, buffer: Buffer, layer: int | None) -> float | None:
         """The scale of a whole matrix, over all chips that have a share of it; None for formats without one."""

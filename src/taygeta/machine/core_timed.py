@@ -1,442 +1,378 @@
 """The timed machine, compiled: what taygeta.machine.timed.Plain does, over columns, with the same float operations.
 
-Engines that compute and wait run ahead as far as they can, for their times follow from times that are known. Then time
-goes on to the next moment at which a transfer starts or has moved its bytes, and so on.
+Engines that compute and wait run ahead as far as they can, for their times follow from times that are known; one that
+waits for an event to come is looked at again when the event is given, not before. Then time goes on to the next moment
+at which a transfer starts or has moved its bytes. Rates are shared anew only when transfers have started or ended.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numba import njit
 
-from taygeta.machine.columns import COMPUTE, END, HBM, LINK, LOOP, PORTS, SHARED, SIGNAL, WAIT, Columns
+from taygeta.machine.columns import COMPUTE, END, LOOP, SIGNAL, WAIT, Columns
+from taygeta.machine.core_state import State, longer, state, wider
 
-RUN, PENDING, ACTIVE, OVER = range(4)
-BLOCKED, MOVED, NO_RING, NO_LOG = range(4)
+BLOCKED, FULL_RING, FULL_LOG = range(3)
 DONE, STUCK, RINGS, LOGS = range(4)
-FIRST_RING, FIRST_LOG = 64, 1 << 12
 
 # Nothing here allocates, so arrays need no counts of references; counting them costs twenty times the work itself.
-OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "_nrt": False}
-compiled = njit(**OPTIONS)
+OPTIONS: dict[str, Any] = {"nogil": True, "_nrt": False, "error_model": "numpy"}
+INLINE: dict[str, Any] = {"forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+compiled = njit(**OPTIONS, cache=True)
+helper = njit(**OPTIONS, **INLINE)
+"""Compiled by itself and put in line: all arrays of a state are too many arguments for a call."""
 
-
-class State(NamedTuple):
-    """All that changes. Per engine: clock, end and arrival of its transfers, row, mode, loop counters, ranks of lists.
-
-    times, origins: rings of a semaphore's events in a class, and when their cause was done; sent: how many; limit: how
-    many find room. waited: per semaphore and engine. log: stalls (from, until, origin) with engine and cause. marks:
-    when an engine's phase changes; extent: first begin and last end of each phase. spans: of the first instructions.
-    counts: rows of log, marks and spans, and instructions. spare, load, open: of `fill`.
-    """
-
-    clock: np.ndarray
-    moved: np.ndarray
-    arrived: np.ndarray
-    row: np.ndarray
-    mode: np.ndarray
-    counter: np.ndarray
-    rank: np.ndarray
-    phase: np.ndarray
-    left: np.ndarray
-    rate: np.ndarray
-    use: np.ndarray
-    finish: np.ndarray
-    begin: np.ndarray
-    waited: np.ndarray
-    times: np.ndarray
-    origins: np.ndarray
-    sent: np.ndarray
-    limit: np.ndarray
-    giver: np.ndarray
-    busy: np.ndarray
-    bytes: np.ndarray
-    extent: np.ndarray
-    now: np.ndarray
-    log: np.ndarray
-    log_engines: np.ndarray
-    marks: np.ndarray
-    mark_phases: np.ndarray
-    spans: np.ndarray
-    span_rows: np.ndarray
-    counts: np.ndarray
-    spare: np.ndarray
-    load: np.ndarray
-    open: np.ndarray
-
-
-def state(c: Columns, phases: int, spans: int) -> State:
-    """Return the state before the first instruction."""
-    engines, resources = len(c.start) - 1, len(c.capacity)
-    depth = int(c.depth.max(initial=0)) + 1
-    events = len(c.initial) * len(c.many)
-    i = np.int64
-    return State(
-        np.zeros(engines), np.zeros(engines), np.zeros(engines), c.start[:-1].astype(i), np.zeros(engines, i),
-        np.zeros((engines, depth), i), np.zeros((engines, depth), i), np.full(engines, -1, i), np.zeros(engines),
-        np.zeros(engines), np.zeros((engines, resources)), np.zeros(engines), np.zeros(engines),
-        np.zeros((len(c.initial), engines), i), np.zeros((events, FIRST_RING)), np.zeros((events, FIRST_RING)),
-        np.zeros(events, i), np.zeros(events, i), np.full(events, -1, i), np.zeros((engines, phases)),
-        np.zeros((engines, 4)), np.tile([np.inf, 0.0], (phases, 1)), np.zeros(1), np.zeros((FIRST_LOG, 3)),
-        np.zeros((FIRST_LOG, 2), i), np.zeros(FIRST_LOG), np.zeros((FIRST_LOG, 2), i), np.zeros((spans, 2)),
-        np.zeros((spans, 2), i), np.zeros(4, i), np.zeros(resources), np.zeros(resources), np.zeros(engines, i),
-    )  # fmt: skip
+folded = njit(**OPTIONS, inline="always")
+"""Part of its only caller before anything is compiled: the fewest functions compile in the least time."""
 
 
 def simulate(c: Columns, phases: int, spans: int) -> tuple[State, bool]:
     """Run the columns to their end. Returns the last state, and False where engines wait for what never comes."""
     s = state(c, phases, spans)
     while True:
-        what = go(c, s)
+        what = go(s)
         if what == RINGS:
-            s = s._replace(times=_wider(s.times, s.sent), origins=_wider(s.origins, s.sent))
-            s.limit[:] = 0
+            s = wider(s)
         elif what == LOGS:
-            longer = {name: _longer(getattr(s, name)) for name in ("log", "log_engines", "marks", "mark_phases")}
-            s = s._replace(**longer)
+            s = longer(s)
         else:
             return s, what == DONE
 
 
-def _wider(ring: np.ndarray, sent: np.ndarray) -> np.ndarray:
-    """Return rings of twice the size, every event in its place."""
-    old = ring.shape[1]
-    out = np.zeros((len(ring), 2 * old))
-    for n, count in enumerate(sent.tolist()):
-        kept = np.arange(max(0, count - old), count)
-        out[n, kept % (2 * old)] = ring[n, kept % old]
-    return out
-
-
-def _longer(a: np.ndarray) -> np.ndarray:
-    return np.concatenate([a, np.zeros_like(a)])
-
-
 @compiled
-def go(c, s):
+def go(s):
     """Run until all is done, nothing moves, or an array is full. Returns DONE, STUCK, RINGS or LOGS."""
-    engines = len(c.start) - 1
+    tally = s.tally[0]
     while True:
-        moved, no_ring = True, False
-        while moved:
-            moved, no_ring = False, False
-            for e in range(engines):
-                if s.mode[e] == RUN:
-                    what = advance(c, s, e)
-                    if what == NO_LOG:
-                        return LOGS
-                    moved = moved or what == MOVED
-                    no_ring = no_ring or what == NO_RING
-        if no_ring:
-            return RINGS
-        if not step(c, s):
-            for e in range(engines):
-                if s.mode[e] != OVER:
+        while tally.ready > 0:
+            tally.ready -= 1
+            e = s.places[tally.ready].ready
+            what = advance(s, e)
+            if what == FULL_LOG:
+                wake(s.places, s.tally[0], e)
+                return LOGS
+            if what == FULL_RING:
+                s.places[tally.full].full = e
+                tally.full += 1
+        if tally.full > 0:
+            if not again(s):
+                return RINGS
+        elif not step(s):
+            for e in range(len(s.engines)):
+                if s.engines[e].row < s.engines[e].last:
                     return STUCK
             return DONE
 
 
-@compiled
-def advance(c, s, e):
-    """Run one engine until it starts a transfer, waits or ends. Returns BLOCKED, MOVED, NO_RING or NO_LOG."""
-    done = BLOCKED
-    last = c.start[e + 1]
-    while s.row[e] < last:
-        r = s.row[e]
-        op = c.op[r]
-        if s.counts[0] >= len(s.log) or s.counts[1] >= len(s.marks):
-            return NO_LOG
-        if op == COMPUTE:
-            compute(c, s, e, r)
-        elif op == LOOP:
-            s.counter[e, c.depth[r]] = 0
-            if not turn(c, s, e, r):
-                s.row[e] = c.jump[r]
-        elif op == END:
-            s.counter[e, c.depth[r]] += 1
-            if turn(c, s, e, r):
-                s.row[e] = c.jump[r]
-        elif op == WAIT:
-            if not wait(c, s, e, c.semaphore[r]):
-                return done
-            s.counts[3] += 1
-        elif op == SIGNAL:
-            if not room(c, s, e, c.semaphore[r]):
-                return NO_RING if done == BLOCKED else done
-            late = s.arrived[e] > s.clock[e]
-            give(c, s, e, c.semaphore[r], s.arrived[e] if late else s.clock[e], s.moved[e] if late else s.clock[e])
-            s.counts[3] += 1
+@helper
+def wake(places, tally, e):
+    """Let an engine run."""
+    places[tally.ready].ready = e
+    tally.ready += 1
+
+
+@folded
+def again(s):
+    """Let engines run whose rings were full; False where none of their events has been waited for since."""
+    tally, some = s.tally[0], False
+    for n in range(tally.full):
+        e = s.places[n].full
+        wake(s.places, s.tally[0], e)
+        some = some or room(s, e, s.code[s.engines[e].row].semaphore)
+    tally.full = 0
+    return some
+
+
+@helper
+def advance(s, e):
+    """Run one engine until it starts a transfer, waits or ends. Returns BLOCKED, FULL_RING or FULL_LOG."""
+    engine, tally = s.engines[e], s.tally[0]
+    while engine.row < engine.last:
+        row = s.code[engine.row]
+        op = row.op
+        if tally.logs >= len(s.log) or tally.marks >= len(s.marks):
+            return FULL_LOG
+        if op == WAIT:
+            if not wait(s, e, row.semaphore):
+                return BLOCKED
+        elif op == COMPUTE:
+            compute(s, e, row)
+        elif op >= LOOP:
+            turn = s.turns[e, row.depth]
+            turn.count = turn.count + 1 if op == END else 0
+            if goes_on(s.turns, s.lists, s.ranks, e, row) == (op == END):
+                engine.row = row.jump
         else:
-            if c.semaphore[r] >= 0 and not room(c, s, e, c.semaphore[r]):
-                return NO_RING if done == BLOCKED else done
-            start(c, s, e, r)
-            return MOVED
-        s.row[e] += 1
-        done = MOVED
-    s.mode[e] = OVER
-    return done
+            if row.semaphore >= 0 and not room(s, e, row.semaphore):
+                return FULL_RING
+            if op != SIGNAL:
+                start(s, e, row)
+                return BLOCKED
+            late = engine.arrived > engine.clock
+            give(s, e, row.semaphore, engine.arrived if late else engine.clock, engine.moved if late else engine.clock)
+            tally.instructions += 1
+        engine.row += 1
+    return BLOCKED
 
 
-@compiled
-def turn(c, s, e, r):
-    """Find the next turn of a loop that has work, from the counter on; False when there is none."""
-    d, lists = c.depth[r], c.lists[r]
-    while s.counter[e, d] < c.turns[r]:
-        if lists < 0:
+@folded
+def goes_on(turns, lists, ranks, e, row):
+    """Find the next turn of a loop that has work, from its count on; False when there is none."""
+    turn = turns[e, row.depth]
+    while turn.count < row.turns:
+        if row.lists < 0:
             return True
-        at = c.offsets[lists]
-        for n in range(d + 1):
-            at += s.counter[e, n] * c.strides[lists, n]
-        if c.ranks[at] >= 0:
-            s.rank[e, d] = c.ranks[at]
+        at = lists[row.lists, 0]
+        for n in range(row.depth + 1):
+            at += turns[e, n].count * lists[row.lists, 1 + n]
+        turn.rank = ranks[at]
+        if turn.rank >= 0:
             return True
-        s.counter[e, d] += 1
+        turn.count += 1
     return False
 
 
-@compiled
-def work(c, s, e, r):
+@helper
+def work(turns, e, row):
     """The row of `works` of an instruction on this turn."""
-    return c.work[r] + (s.rank[e, c.ragged[r]] if c.ragged[r] >= 0 else 0)
+    return row.work + (turns[e, row.ragged].rank if row.ragged >= 0 else 0)
 
 
-@compiled
-def note(c, s, e, r, begin, end):
+@helper
+def enter(marks, tally, engine, e, phase):
+    """Note when an engine comes to another phase."""
+    if engine.phase != phase:
+        engine.phase = phase
+        mark = marks[tally.marks]
+        mark.begin, mark.engine, mark.phase = engine.clock, e, phase
+        tally.marks += 1
+
+
+@helper
+def note(s, e, row, begin, end):
     """Count an instruction of engine e that took from begin to end."""
-    phase = c.phase[r]
+    tally, phase = s.tally[0], row.phase
     s.busy[e, phase] += end - begin
-    s.counts[3] += 1
-    s.extent[phase, 0] = min(s.extent[phase, 0], begin)
-    s.extent[phase, 1] = max(s.extent[phase, 1], end)
-    if s.phase[e] != phase:
-        s.phase[e] = phase
-        n = s.counts[1]
-        s.marks[n] = begin
-        s.mark_phases[n, 0], s.mark_phases[n, 1] = e, phase
-        s.counts[1] += 1
-    n = s.counts[2]
-    if n < len(s.spans):
-        s.spans[n, 0], s.spans[n, 1] = begin, end
-        s.span_rows[n, 0], s.span_rows[n, 1] = e, c.instruction[r]
-        s.counts[2] += 1
+    tally.instructions += 1
+    if begin < s.extent[phase, 0]:
+        s.extent[phase, 0] = begin
+    if end > s.extent[phase, 1]:
+        s.extent[phase, 1] = end
+    if tally.spans < len(s.spans):
+        span = s.spans[tally.spans]
+        span.begin, span.end, span.engine, span.instruction = begin, end, e, row.instruction
+        tally.spans += 1
 
 
-@compiled
-def compute(c, s, e, r):
+@folded
+def compute(s, e, row):
     """Run an instruction that takes the clocks of its work; its result may come out later."""
-    begin, w = s.clock[e], work(c, s, e, r)
-    s.clock[e] = begin + c.works[w, 0]
-    later = s.clock[e] + c.works[w, 6]
-    if c.works[w, 6] > 0.0 and later > s.arrived[e]:
-        s.arrived[e], s.moved[e] = later, s.clock[e]
-    note(c, s, e, r, begin, s.clock[e])
+    engine, w = s.engines[e], work(s.turns, e, row)
+    enter(s.marks, s.tally[0], engine, e, row.phase)
+    begin = engine.clock
+    engine.clock = begin + s.works[w, 0]
+    later = engine.clock + s.works[w, 6]
+    if s.works[w, 6] > 0.0 and later > engine.arrived:
+        engine.arrived, engine.moved = later, engine.clock
+    note(s, e, row, begin, engine.clock)
 
 
-@compiled
-def wait(c, s, e, sem):
-    """Go past a wait, if its event is known."""
-    classes = len(c.many)
-    k = s.waited[sem, e] - c.initial[sem]
+@helper
+def wait(s, e, sem):
+    """Go past a wait, if its event is known; else be woken by the event."""
+    engine, tally = s.engines[e], s.tally[0]
+    k, n = s.waited[sem, e], sem * tally.classes
     if k >= 0:
-        slot = k % s.times.shape[1]
-        mine = sem * classes + e // 6
-        first, last = (sem * classes, (sem + 1) * classes) if c.chipwide[sem] else (mine, mine + 1)
-        at, which = -1.0, first
-        for n in range(first, last):
-            if s.sent[n] <= k:
+        slot, last = k & (s.events.shape[1] - 1), n + tally.classes
+        if not s.streams[n].chipwide:
+            n, last = n + engine.group, n + engine.group + 1
+        at, which = -1.0, n
+        while n < last:
+            stream = s.streams[n]
+            if stream.sent <= k:
+                engine.next = stream.waiting
+                stream.waiting = e
                 return False
-            if s.times[n, slot] > at:
-                at, which = s.times[n, slot], n
-        at += c.latency[sem]
-        if at > s.clock[e]:
-            n = s.counts[0]
-            s.log[n, 0], s.log[n, 1], s.log[n, 2] = s.clock[e], at, s.origins[which, slot]
-            s.log_engines[n, 0], s.log_engines[n, 1] = e, s.giver[which]
-            s.counts[0] += 1
-            s.clock[e] = at
-    s.waited[sem, e] += 1
+            if s.events[n, slot, 0] > at:
+                at, which = s.events[n, slot, 0], n
+            n += 1
+        at += s.streams[which].latency
+        if at > engine.clock:
+            log = s.log[tally.logs]
+            log.begin, log.end, log.origin = engine.clock, at, s.events[which, slot, 1]
+            log.engine, log.giver = e, s.streams[which].giver
+            tally.logs += 1
+            engine.clock = at
+    s.waited[sem, e] = k + 1
+    tally.instructions += 1
     return True
 
 
-@compiled
-def room(c, s, e, sem):
+@helper
+def room(s, e, sem):
     """Whether an event more of a semaphore finds room beside those that are still waited for."""
-    n = sem * len(c.many) + e // 6
-    if s.sent[n] < s.limit[n]:
+    group = s.engines[e].group
+    stream = s.streams[sem * s.tally[0].classes + group]
+    if stream.sent < stream.limit:
         return True
-    least = s.sent[n]
-    for other in range(len(c.start) - 1):
-        if c.waits[sem, other] and (c.chipwide[sem] or other // 6 == e // 6):
-            least = min(least, max(0, s.waited[sem, other] - c.initial[sem]))
-    s.limit[n] = least + s.times.shape[1]
-    return s.sent[n] < s.limit[n]
+    least = stream.sent
+    for other in range(len(s.engines)):
+        if s.waited[sem, other] < least and (stream.chipwide or s.engines[other].group == group):
+            least = s.waited[sem, other]
+    stream.limit = (least if least > 0 else 0) + s.events.shape[1]
+    return stream.sent < stream.limit
 
 
-@compiled
-def give(c, s, e, sem, at, origin):
-    """Give an event of a semaphore."""
-    n = sem * len(c.many) + e // 6
-    slot = s.sent[n] % s.times.shape[1]
-    s.times[n, slot], s.origins[n, slot] = at, origin
-    s.sent[n] += 1
-    s.giver[n] = e
+@helper
+def give(s, e, sem, at, origin):
+    """Give an event of a semaphore, and wake the engines that wait for it."""
+    n = sem * s.tally[0].classes + s.engines[e].group
+    stream = s.streams[n]
+    slot = stream.sent & (s.events.shape[1] - 1)
+    s.events[n, slot, 0], s.events[n, slot, 1] = at, origin
+    stream.sent += 1
+    stream.giver = e
+    while stream.waiting >= 0:
+        wake(s.places, s.tally[0], stream.waiting)
+        stream.waiting = s.engines[stream.waiting].next
 
 
-@compiled
-def start(c, s, e, r):
+@folded
+def start(s, e, row):
     """Begin a transfer: what it has to move, and what each byte of it asks of the resources."""
-    w = work(c, s, e, r)
-    many = c.many[e // 6]
-    s.mode[e], s.begin[e], s.left[e] = PENDING, s.clock[e], c.works[w, 1]
-    s.use[e, :] = 0.0
-    s.use[e, HBM], s.use[e, SHARED], s.use[e, LINK] = c.works[w, 2] * many, c.works[w, 3] * many, c.works[w, 4] * many
-    s.use[e, PORTS + 2 * (e // 6) + (1 if e % 6 == 2 else 0)] = c.works[w, 5]
+    engine, tally, w = s.engines[e], s.tally[0], work(s.turns, e, row)
+    enter(s.marks, s.tally[0], engine, e, row.phase)
+    engine.begin, engine.left, engine.rate = engine.clock, s.works[w, 1], 0.0
     for n in range(4):
-        s.bytes[e, n] += c.works[w, 1] * c.works[w, 2 + n] * many
+        use, share = s.uses[e, n], s.works[w, 2 + n]
+        use.amount = share if n == 3 else share * engine.many
+        use.moved += engine.left * share * engine.many
+    s.places[tally.pending].pending = e
+    tally.pending += 1
 
 
-@compiled
-def fill(c, s):
-    """Share resources among the active transfers: all rates rise together, each until something it uses is full."""
-    resources, count, level = len(c.capacity), 0, 0.0
-    for e in range(len(c.start) - 1):
-        if s.mode[e] == ACTIVE:
-            s.open[count] = e
-            count += 1
-    for r in range(resources):
-        s.spare[r] = c.capacity[r]
-    while count:
-        least = np.inf
-        for r in range(resources):
-            load = 0.0
-            for n in range(count):
-                load += s.use[s.open[n], r]
-            s.load[r] = load
-            if load > 0.0:
-                least = min(least, s.spare[r] / load)
+@folded
+def share(engines, places, resources, uses, tally):
+    """Share resources among the active transfers: all rates rise together, each until something it uses is full.
+
+    Transfers whose rate has changed learn when they will have moved their bytes.
+    """
+    level, count = 0.0, tally.active
+    for n in range(count):
+        places[n].open = n
+    for r in range(len(resources)):
+        resources[r].spare = resources[r].capacity
+    while count > 0:
+        least = rises(places, resources, uses, count)
         level += least
         left = 0
         for n in range(count):
-            s.rate[s.open[n]] = level
+            place = places[n].open
+            places[place].level = level
             free = least < np.inf
-            for r in range(resources):
-                if s.use[s.open[n], r] > 0.0 and s.spare[r] / s.load[r] == least:
+            for m in range(4):
+                use = uses[places[place].active, m]
+                if use.amount > 0.0 and resources[use.resource].rise == least:
                     free = False
             if free:
-                s.open[left] = s.open[n]
+                places[left].open = place
                 left += 1
         count = left
-        for r in range(resources):
-            if s.load[r] > 0.0:
-                s.spare[r] -= least * s.load[r]
+        for r in range(len(resources)):
+            if resources[r].load > 0.0:
+                resources[r].spare -= least * resources[r].load
+    for n in range(tally.active):
+        engine, rate = engines[places[n].active], places[n].level
+        if engine.rate != rate:
+            bytes_left = engine.left - engine.rate * (tally.now - engine.since)
+            engine.left = bytes_left if bytes_left > 0.0 else 0.0
+            engine.rate, engine.since, engine.finish = rate, tally.now, tally.now + engine.left / rate
 
 
-@compiled
-def step(c, s):
+@folded
+def rises(places, resources, uses, count):
+    """How far rates can rise together until a resource is full, from what the first `count` open transfers ask."""
+    for r in range(len(resources)):
+        resources[r].load = 0.0
+    for n in range(count):
+        for m in range(4):
+            use = uses[places[places[n].open].active, m]
+            resources[use.resource].load += use.amount
+    least = np.inf
+    for r in range(len(resources)):
+        resource = resources[r]
+        resource.rise = resource.spare / resource.load if resource.load > 0.0 else np.inf
+        if resource.rise < least:
+            least = resource.rise
+    return least
+
+
+@folded
+def begin(engines, places, tally):
+    """Let transfers move whose time has come; returns when the next one starts."""
+    kept, following = 0, np.inf
+    for n in range(tally.pending):
+        e = places[n].pending
+        engine = engines[e]
+        if engine.clock <= tally.now:
+            place = tally.active
+            while place > 0 and places[place - 1].active > e:
+                places[place].active = places[place - 1].active
+                place -= 1
+            places[place].active = e
+            engine.since = tally.now
+            tally.active += 1
+            tally.changed = 1
+        else:
+            if engine.clock < following:
+                following = engine.clock
+            places[kept].pending = e
+            kept += 1
+    tally.pending = kept
+    return following
+
+
+@helper
+def step(s):
     """Go on to the next moment at which a transfer starts or has moved its bytes; False when there is none."""
-    engines = len(c.start) - 1
-    fill(c, s)
-    now, then = s.now[0], np.inf
-    for e in range(engines):
-        if s.mode[e] == ACTIVE:
-            s.finish[e] = now + s.left[e] / s.rate[e]
-            then = min(then, s.finish[e])
-        elif s.mode[e] == PENDING:
-            then = min(then, s.clock[e])
+    tally = s.tally[0]
+    then = begin(s.engines, s.places, tally)
+    if tally.changed:
+        share(s.engines, s.places, s.resources, s.uses, tally)
+        tally.changed = 0
+    for n in range(tally.active):
+        if s.engines[s.places[n].active].finish < then:
+            then = s.engines[s.places[n].active].finish
     if then == np.inf:
         return False
-    for e in range(engines):
-        if s.mode[e] == ACTIVE:
-            if s.finish[e] <= then:
-                finish(c, s, e, then)
-            else:
-                s.left[e] = max(0.0, s.left[e] - s.rate[e] * (then - now))
-        elif s.mode[e] == PENDING and s.clock[e] <= then:
-            s.mode[e] = ACTIVE
-    s.now[0] = then
+    tally.now = then
+    kept = 0
+    for n in range(tally.active):
+        e = s.places[n].active
+        if s.engines[e].finish <= then:
+            finish(s, e, then)
+            tally.changed = 1
+        else:
+            s.places[kept].active = e
+            kept += 1
+    tally.active = kept
     return True
 
 
-@compiled
-def finish(c, s, e, then):
+@folded
+def finish(s, e, then):
     """End a transfer: its bytes have moved, and arrive a latency later."""
-    r = s.row[e]
-    arrival = then + c.works[work(c, s, e, r), 6]
-    s.clock[e], s.mode[e] = then, RUN
-    if arrival >= s.arrived[e]:
-        s.arrived[e], s.moved[e] = arrival, then
-    note(c, s, e, r, s.begin[e], then)
-    if c.semaphore[r] >= 0:
-        give(c, s, e, c.semaphore[r], s.arrived[e], s.moved[e])
-    s.row[e] += 1
-
-
-PATH = 7
-"""Columns of a critical path: six engines, and the latency of transfers and semaphores."""
-
-
-@compiled
-def critical(begins, rows, log, log_engines, mark_begins, mark_rows, marks, mark_phases, end, out, chain):
-    """Walk back from the end of the last engine: what it did since its last stall, then who ended that stall.
-
-    begins, rows: the stalls of each engine, in order; mark_begins, mark_rows: its changes of phase. end: engine, time
-    at which its bytes had moved, time. chain: filled with (engine or -1 for latency, begin, end). out: filled
-    with clocks by phase and engine, the last column for latency. Returns the length of the chain.
-    """
-    e, t, late = int(end[0]), end[1], end[2]
-    before, links = len(log), 0
-    while True:
-        if late > t:
-            out[phase_at(mark_begins, mark_rows, marks, mark_phases, e, t), PATH - 1] += late - t
-            if links < len(chain):
-                chain[links, 0], chain[links, 1], chain[links, 2] = -1.0, t, late
-                links += 1
-        low, high = begins[e], begins[e + 1]
-        while low < high:  # the last stall of e that ended by t and was known by then
-            middle = (low + high) // 2
-            if rows[middle] < before and log[rows[middle], 1] <= t:
-                low = middle + 1
-            else:
-                high = middle
-        n = rows[low - 1] if low > begins[e] else -1
-        since = log[n, 1] if n >= 0 else 0.0
-        spread(mark_begins, mark_rows, marks, mark_phases, e, since, t, out)
-        if links < len(chain) and t > since:
-            chain[links, 0], chain[links, 1], chain[links, 2] = e, since, t
-            links += 1
-        if n < 0:
-            return links
-        before, e, t, late = n, log_engines[n, 1], log[n, 2], log[n, 1]
-
-
-@compiled
-def mark_at(begins, rows, marks, e, t):
-    """The place of the last change of phase of engine e before time t, or -1."""
-    low, high = begins[e], begins[e + 1]
-    while low < high:
-        middle = (low + high) // 2
-        if marks[rows[middle]] < t:
-            low = middle + 1
-        else:
-            high = middle
-    return low - 1 if low > begins[e] else -1
-
-
-@compiled
-def phase_at(begins, rows, marks, phases, e, t):
-    """The phase in which engine e is at time t."""
-    n = mark_at(begins, rows, marks, e, t)
-    return phases[rows[n], 1] if n >= 0 else 0
-
-
-@compiled
-def spread(begins, rows, marks, phases, e, since, until, out):
-    """Add the clocks of engine e from since to until to its phases."""
-    t = until
-    while t > since:
-        n = mark_at(begins, rows, marks, e, t)
-        begin = max(since, marks[rows[n]]) if n >= 0 else since
-        out[phases[rows[n], 1] if n >= 0 else 0, e % 6] += t - begin
-        t = begin
+    engine = s.engines[e]
+    row = s.code[engine.row]
+    arrival = then + s.works[work(s.turns, e, row), 6]
+    engine.clock = then
+    if arrival >= engine.arrived:
+        engine.arrived, engine.moved = arrival, then
+    note(s, e, row, engine.begin, then)
+    if row.semaphore >= 0:
+        give(s, e, row.semaphore, engine.arrived, engine.moved)
+    engine.row += 1
+    wake(s.places, s.tally[0], e)

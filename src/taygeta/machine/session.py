@@ -143,7 +143,7 @@ class Session:
         """Run one program: at most `chunk` new tokens of each sequence after its cached ones; returns the logits."""
         compiled = self.program(max(map(len, new)), max(contexts))
         machine = self._machine(compiled)
-        machine.checker, machine.observe = self.checker, self.observe
+        machine.multiplier.checker, machine.observe = self.checker, self.observe
         logits = machine.run(tables_of(compiled, new, contexts))
         if self.every:
             logits = machine.logits(len(new[0]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ WIDE_MODES = ("bf16", "fp32", "tf32")
 @dataclass(frozen=True)
 class Row:
     """One pair of formats. mode: the arithmetic of its multiplies. seconds: of one token of one sequence, timed, at
-    the context of the text. bytes: of the weights of all chips.
+    the context of the text. bytes: of the weights of all chips. right: answers that are right; None: none was asked.
     """
 
     weights: str
@@ -32,6 +32,7 @@ class Row:
     quality: Quality
     seconds: float
     bytes: float
+    right: int | None = None
 
 
 def format_pairs(chip: Chip) -> tuple[tuple[str, str], ...]:
@@ -66,8 +67,14 @@ def _as_it_is(chip: Chip, weights: str, activations: str) -> bool:
     return chip.mode(weights, activations) == MODES_OF[activations][0]
 
 
-def measure(d: Deployment, parameters: Weights, windows: Windows, reference: Sequence[np.ndarray]) -> Row:
-    """Execute a text in the formats of a deployment, and time one token on the chip."""
+def measure(
+    d: Deployment, parameters: Weights, windows: Windows, reference: Sequence[np.ndarray],
+    right: Callable[[Deployment], int] | None = None,
+) -> Row:  # fmt: skip
+    """Execute a text in the formats of a deployment, and time one token on the chip.
+
+    right: asks questions of a deployment, and counts the right answers.
+    """
     longest = max(map(len, windows))
     session = Session(d, parameters, longest, every=True)
     found = quality(chip_logits(session, windows), reference, windows)
@@ -75,7 +82,8 @@ def measure(d: Deployment, parameters: Weights, windows: Windows, reference: Seq
     timed = time_program(decode.program, decode.target, expected_routing(decode, d.model, d.skew), spans=0)
     size = build(d.model, d.formats).weight_bytes()
     mode = d.chip.mode(d.formats.ffn, d.formats.activations)
-    return Row(d.formats.ffn, d.formats.activations, mode, found, timed.seconds, size)
+    asked = None if right is None else right(d)
+    return Row(d.formats.ffn, d.formats.activations, mode, found, timed.seconds, size, asked)
 
 
 def pareto(rows: Sequence[Row]) -> set[int]:

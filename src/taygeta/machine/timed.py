@@ -5,7 +5,8 @@ clocks of its work; the sums of a multiply come out of the array a latency later
 transfer holds its engine until its bytes have moved, and they arrive a latency later; a signal is given when all that
 came before it has arrived and holds nothing up. Transfers under way share main memory, shared memory, the link and the
 ports of their core by max-min fairness: all rates rise together, each until something that it uses is full (progressive
-filling; Bertsekas and Gallager, Data Networks, section 6.5.2).
+filling; Bertsekas and Gallager, Data Networks, section 6.5.2). Rates change when a transfer starts or ends, and a
+transfer whose rate has changed is told then when it will end.
 
 `Plain` says this in plain Python, from the program; taygeta.machine.core_timed is the same over columns, compiled,
 with the same operations on floats in the same order, and a test holds both equal bit for bit.
@@ -46,13 +47,13 @@ def time_program(program: Program, target: Target, routing: Routing | None = Non
     Raises InputError for a program whose engines wait for what never comes, for one that walks lists without
     routing, and for a send on a chip without links.
     """
-    from taygeta.machine.core_timed import OVER, simulate
+    from taygeta.machine.core_timed import simulate
 
     code = columns(program, target, routing)
     state, done = simulate(code.columns, len(code.phases), spans)
     if not done:
-        stuck = [e for e in range(len(state.mode)) if state.mode[e] != OVER]
-        at = [code.instructions[code.columns.instruction[state.row[e]]] for e in stuck]
+        stuck = [n for n, e in enumerate(state.engines) if e["row"] < e["last"]]
+        at = [code.instructions[code.columns.code["instruction"][state.engines["row"][n]]] for n in stuck]
         raise InputError(_stuck(program, stuck, at))
     return timeline(program, target, code, state)
 
@@ -75,6 +76,8 @@ class Engine:
     left: float = -1.0
     active: bool = False
     rate: float = 0.0
+    since: float = 0.0
+    finish: float = 0.0
     latency: float = 0.0
     use: list[float] = field(default_factory=list)
     waited: dict[str, int] = field(default_factory=dict)
@@ -169,9 +172,9 @@ class Plain:
         return True
 
     def _share(self) -> None:
-        """Set the rate of every active transfer: all rise together, each until something it uses is full."""
+        """Share resources among the active transfers: all rates rise together, each until something it uses is full."""
         spare = capacities(self.target, len(self.classes))
-        open_, level = [e for e in self.engines if e.active], 0.0
+        open_, level, levels = [e for e in self.engines if e.active], 0.0, dict[int, float]()
         while open_:
             load = [0.0] * len(spare)
             for e in open_:
@@ -180,30 +183,29 @@ class Plain:
             least = min(rises)
             level += least
             spare = [s - least * a if a else s for s, a in zip(spare, load, strict=True)]
+            levels |= {e.number: level for e in open_}
             full = [r == least for r in rises]
-            for e in open_:
-                e.rate = level
-            if least < math.inf:
-                open_ = [e for e in open_ if not any(f and u for f, u in zip(full, e.use, strict=True))]
-            else:
-                break
+            open_ = [e for e in open_ if not any(f and u for f, u in zip(full, e.use, strict=True))]
+            open_ = open_ if least < math.inf else []
+        for e in self.engines:
+            if e.active and e.rate != levels[e.number]:
+                e.left = max(0.0, e.left - e.rate * (self.time - e.since))
+                e.rate, e.since = levels[e.number], self.time
+                e.finish = self.time + e.left / e.rate
 
     def _step(self) -> bool:
         """Go on to the next moment at which a transfer starts or has moved its bytes."""
-        self._share()
         moving = [e for e in self.engines if e.left >= 0.0]
-        ends = {e.number: self.time + e.left / e.rate if e.active else e.clock for e in moving}
         if not moving:
             return False
-        then = min(ends.values())
         for e in moving:
-            if ends[e.number] > then:
-                e.left = max(0.0, e.left - e.rate * (then - self.time)) if e.active else e.left
-            elif not e.active:
-                e.active = True
-            else:
-                self._arrive(e, then)
-        self.time = then
+            if not e.active and e.clock <= self.time:
+                e.active, e.rate, e.since = True, 0.0, self.time
+        self._share()
+        self.time = min(e.finish if e.active else e.clock for e in moving)
+        for e in moving:
+            if e.active and e.finish <= self.time:
+                self._arrive(e, self.time)
         return True
 
     def _arrive(self, e: Engine, then: float) -> None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from taygeta.compiler.program import ENGINES, Program
+from taygeta.compiler.program import ENGINES, Instruction, Program
 from taygeta.compiler.target import Target
 from taygeta.compiler.text import line_of
 from taygeta.machine.columns import Code
 
 if TYPE_CHECKING:
-    from taygeta.machine.core_timed import State
+    from taygeta.machine.core_state import State
 
 RESOURCES = ("hbm", "shared", "link", "port")
 PATH = (*ENGINES, "latency")
@@ -70,8 +71,9 @@ class Stretch:
 class Timeline:
     """When a program's engines do what. cycles: until the last engine ended and the last transfer arrived.
 
-    instructions: run by one core of each class. critical: clocks of the critical path by engine and "latency". path:
-    its last stretches, from the end backwards. spans: (engine number, instruction number, begin, end) of the first
+    instructions: run by one core of each class. critical: clocks of the critical path by engine and "latency".
+    listing: the instructions. chain: the last stretches of the critical path, from the end backwards, as rows (engine
+    number or -1 for latency, begin, end). spans: (engine number, instruction number, begin, end) of the first
     instructions that ended, engine number = class x 6 + engine, the instructions numbered in listing order.
     """
 
@@ -81,8 +83,8 @@ class Timeline:
     instructions: int
     engines: tuple[EngineUse, ...]
     phases: tuple[PhaseUse, ...]
-    path: tuple[Stretch, ...]
-    lines: tuple[str, ...] = field(repr=False)
+    listing: tuple[Instruction, ...] = field(repr=False)
+    chain: np.ndarray = field(repr=False)
     spans: tuple[np.ndarray, np.ndarray] = field(repr=False)
 
     @property
@@ -94,6 +96,17 @@ class Timeline:
     def critical(self) -> Mapping[str, float]:
         """Clocks of the critical path by engine and "latency"."""
         return {what: sum(p.critical[what] for p in self.phases) for what in PATH}
+
+    @cached_property
+    def path(self) -> tuple[Stretch, ...]:
+        """The last stretches of the critical path, from the end backwards."""
+        who = {-1: ("latency", -1), **{n: (e.engine, e.first_core) for n, e in enumerate(self.engines)}}
+        return tuple(Stretch(*who[int(e)], begin, end) for e, begin, end in self.chain.tolist())
+
+    @cached_property
+    def lines(self) -> tuple[str, ...]:
+        """The instructions as text, in listing order."""
+        return tuple(map(line_of, self.listing))
 
     @property
     def bytes(self) -> Mapping[str, float]:
@@ -109,56 +122,49 @@ class Timeline:
 
 def timeline(program: Program, target: Target, code: Code, state: State) -> Timeline:
     """Return what a finished run says."""
+    busy, tally = state.busy, state.tally[0]
     engines = tuple(
-        EngineUse(
-            ENGINES[e % 6], *code.classes[e // 6], float(state.busy[e].sum()),
-            max(float(state.clock[e]), float(state.arrived[e])),
-            dict(zip(RESOURCES, state.bytes[e].tolist(), strict=True)),
+        EngineUse(ENGINES[e % 6], *code.classes[e // 6], work, end, dict(zip(RESOURCES, moved, strict=True)))
+        for e, (work, end, moved) in enumerate(
+            zip(
+                busy.sum(axis=1).tolist(),
+                np.maximum(state.engines["clock"], state.engines["arrived"]).tolist(),
+                state.uses["moved"].tolist(),
+                strict=True,
+            )
         )
-        for e in range(len(state.clock))
-    )  # fmt: skip
-    critical, path = _critical(code, state)
+    )
+    critical, chain = _critical(code, state)
     phases = []
     for n, (name, part) in enumerate(code.phases):
         begin, end = state.extent[n].tolist()
-        busy = state.busy[:, n].reshape(-1, 6).max(axis=0).tolist()
+        busiest = busy[:, n].reshape(-1, 6).max(axis=0).tolist()
         if end or critical[n].any():
             clocks: dict[str, float] = dict(zip(PATH, critical[n].tolist(), strict=True))
-            phases.append(PhaseUse(name, part, begin, end, dict(zip(ENGINES, busy, strict=True)), clocks))
-    kept = int(state.counts[2])
+            phases.append(PhaseUse(name, part, begin, end, dict(zip(ENGINES, busiest, strict=True)), clocks))
+    spans = state.spans[: tally["spans"]]
+    numbers = np.stack([spans["engine"], spans["instruction"]], axis=1)
     return Timeline(
-        program.name, target.chip.clock, max(e.end for e in engines), int(state.counts[3]), engines, tuple(phases),
-        path,
-        tuple(map(line_of, code.instructions)), (state.span_rows[:kept].copy(), state.spans[:kept].copy()),
+        program.name, target.chip.clock, max(e.end for e in engines), int(tally["instructions"]), engines,
+        tuple(phases), code.instructions, chain, (numbers, np.stack([spans["begin"], spans["end"]], axis=1)),
     )  # fmt: skip
 
 
-def _by_engine(engines: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return where each engine's rows begin, and the rows sorted by engine, each engine's in order."""
-    return np.searchsorted(np.sort(engines), np.arange(count + 1)), np.argsort(engines, kind="stable")
+def _critical(code: Code, state: State) -> tuple[np.ndarray, np.ndarray]:
+    """Return clocks of the critical path by phase and engine, and its last stretches (see `critical`)."""
+    from taygeta.machine.core_critical import critical
 
-
-def _critical(code: Code, state: State) -> tuple[np.ndarray, tuple[Stretch, ...]]:
-    from taygeta.machine.core_timed import critical
-
-    engines = len(state.clock)
-    stalls, changes = int(state.counts[0]), int(state.counts[1])
-    ends = np.maximum(state.clock, state.arrived)
+    engines, tally = state.engines, state.tally[0]
+    marks = state.marks[: tally["marks"]]
+    marks = marks[np.argsort(marks["engine"], kind="stable")]
+    begins = np.searchsorted(marks["engine"], np.arange(len(engines) + 1))
+    ends = np.maximum(engines["clock"], engines["arrived"])
     last = int(ends.argmax())
-    late = state.arrived[last] > state.clock[last]
-    end = np.array([last, state.moved[last] if late else state.clock[last], ends[last]])
-    chain = np.zeros((LINKS, 3))
-    by_phase = np.zeros((len(code.phases), len(PATH)))
-    links = critical(
-        *_by_engine(state.log_engines[:stalls, 0], engines), state.log[:stalls], state.log_engines[:stalls],
-        *_by_engine(state.mark_phases[:changes, 0], engines), state.marks[:changes], state.mark_phases[:changes],
-        end, by_phase, chain,
-    )  # fmt: skip
-    path = tuple(
-        Stretch("latency" if e < 0 else ENGINES[int(e) % 6], -1 if e < 0 else code.classes[int(e) // 6][0], begin, end)
-        for e, begin, end in chain[:links].tolist()
-    )
-    return by_phase, path
+    e = engines[last]
+    end = np.array([last, e["moved"] if e["arrived"] > e["clock"] else e["clock"], ends[last]])
+    chain, by_phase = np.zeros((LINKS, 3)), np.zeros((len(code.phases), len(PATH)))
+    links = critical(state.log[: tally["logs"]], marks, begins, end, by_phase, chain)
+    return by_phase, chain[:links]
 
 
 def perfetto(timeline: Timeline) -> dict[str, Any]:

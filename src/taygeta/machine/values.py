@@ -13,6 +13,7 @@ import numpy as np
 
 from taygeta.numerics import Quantised
 from taygeta.numerics.quantised import coarse
+from taygeta.numerics.schemes import ROW
 
 Content = np.ndarray | Quantised
 """Elements in fp32 (fp32, bf16, fp16), or codes and scales."""
@@ -21,29 +22,15 @@ Content = np.ndarray | Quantised
 class Local:
     """What cores hold of a buffer: distinct contents along the first axis, and which core has which.
 
-    content: may be given as a function, which is called when the content is first asked for: weights that are already
-    prepared for their multiply are never looked at. source: where it was loaded from unchanged, a hashable name of
-    constant content, or None.
+    source: where it was loaded from unchanged, a hashable name of constant content, or None. waits: whether the content
+    has not been asked for yet.
     """
 
-    __slots__ = ("_content", "count", "divisor", "source")
+    __slots__ = ("content", "count", "divisor", "source")
+    waits = False
 
-    def __init__(
-        self, content: Content | Callable[[], Content], divisor: int = 1, count: int = 1, source: Any = None
-    ) -> None:
-        self._content, self.divisor, self.count, self.source = content, divisor, count, source
-
-    @property
-    def content(self) -> Content:
-        """The distinct contents."""
-        if callable(self._content):
-            self._content = self._content()
-        return self._content
-
-    @property
-    def waits(self) -> bool:
-        """Whether the content has not been asked for yet."""
-        return callable(self._content)
+    def __init__(self, content: Content, divisor: int = 1, count: int = 1, source: Any = None) -> None:
+        self.content, self.divisor, self.count, self.source = content, divisor, count, source
 
     def which(self, cores: int) -> np.ndarray:
         """Return the entry of each core."""
@@ -55,6 +42,30 @@ class Local:
             return self
         which = self.which(cores)
         return Local(each(self.content, lambda x: x[which]), 1, cores, self.source)
+
+
+class Waiting(Local):
+    """A content that is given as a function, called when it is first asked for: weights that are already prepared for
+    their multiply are never looked at.
+    """
+
+    __slots__ = ("_call", "_found")
+
+    def __init__(self, call: Callable[[], Content], divisor: int, count: int, source: Any) -> None:
+        self._call, self._found = call, None
+        self.divisor, self.count, self.source = divisor, count, source
+
+    @property
+    def waits(self) -> bool:  # type: ignore[override]
+        """Whether the content has not been asked for yet."""
+        return self._found is None
+
+    @property
+    def content(self) -> Content:  # type: ignore[override]
+        """The distinct contents."""
+        if self._found is None:
+            self._found = self._call()
+        return self._found
 
 
 def alike(values: list[Local], cores: int) -> list[Local]:
@@ -92,7 +103,10 @@ def codes_of(content: Content) -> Quantised:
 
 
 def joined(contents: Sequence[Content], axis: int = -1) -> Content:
-    """Return contents one after another along an axis, the last one by default: cut at blocks."""
+    """Return contents one after another along an axis, the last one by default: cut at blocks.
+
+    Parts of rows that have one scale each are of the same rows, and so have the same scales.
+    """
     first = contents[0]
     if len(contents) == 1:
         return first
@@ -103,7 +117,8 @@ def joined(contents: Sequence[Content], axis: int = -1) -> Content:
         None if getattr(first, name) is None else np.concatenate([getattr(p, name) for p in parts], axis=axis)
         for name in ("codes", "scales", "shifts")
     ]
-    return replace(first, codes=many[0], scales=many[1], shifts=many[2])
+    of_rows = axis == -1 and parts[0].group == ROW
+    return replace(first, codes=many[0], scales=parts[0].scales if of_rows else many[1], shifts=many[2])
 
 
 def empty(shape: tuple[int, ...], format_name: str, quantise: Callable[[np.ndarray], Content]) -> Content:

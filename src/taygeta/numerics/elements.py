@@ -8,6 +8,7 @@ one NaN of the format; formats without NaN leave it to their scale (see taygeta.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 
@@ -50,7 +51,7 @@ class Element:
     @property
     def top(self) -> int:
         """Exponent of the largest power of two that is a value: emax of OCP Microscaling v1.0."""
-        return int(np.frexp(self.largest)[1]) - 1
+        return math.frexp(self.largest)[1] - 1
 
     @property
     def bottom(self) -> int:

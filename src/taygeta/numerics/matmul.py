@@ -12,12 +12,13 @@ from taygeta.base.errors import InputError
 from taygeta.numerics.dot import ROWS, narrow
 from taygeta.numerics.exact import exact_pairs
 from taygeta.numerics.operand import Decoded, Prepared, bounds, decoded, prepare
+from taygeta.numerics.quantise import as_float32
 from taygeta.numerics.quantised import Quantised
 from taygeta.numerics.schemes import scheme_of
 from taygeta.numerics.threads import spread
 from taygeta.numerics.tile import PANEL
 from taygeta.numerics.unit import TensorUnit
-from taygeta.numerics.wide import aligned_sums, tree_sums
+from taygeta.numerics.wide import aligned_sums, tree_products, tree_sums
 
 DOUBLE_BITS, SINGLE_BITS = 53, 24
 NO_SCALES = np.ones((1, 1, 1), np.float32)
@@ -29,14 +30,20 @@ def matmul(
     unit: TensorUnit,
     out: NDArray[np.float32] | None = None,
     threads: int | None = None,
+    order: str = "nk",
 ) -> NDArray[np.float32]:
     """Return out + a @ b.T as the tensor unit computes it: float32 of shape (..., M, N).
 
     a: (..., M, K); b: (..., N, K), the reduction axis last in both; leading axes broadcast. Arrays of float32,
     float16 and bfloat16 are operands of fp32, fp16 and bf16. out: the accumulator's values before, zeros when absent;
     it is not changed. threads: all the process may use when None; the bits do not depend on it, nor on how M and N are
-    cut; K may be cut at multiples of the lanes, `out` passed on. Raises InputError.
+    cut; K may be cut at multiples of the lanes, `out` passed on. order: "kn" for an array b of shape (..., K, N).
+    Raises InputError.
     """
+    if unit.wide == "tree" and isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and min(a.ndim, b.ndim) > 1:
+        return _tree(a, b, unit, out, threads, order)
+    if order == "kn" and not isinstance(b, Prepared):
+        b = _turned(b)
     x = decoded(a, unit, "The first operand of a multiply", threads)
     y = b if isinstance(b, Prepared) else prepare(b, unit, threads)
     _check(x, y, unit)
@@ -53,14 +60,47 @@ def matmul(
     return total
 
 
+def _turned(b: Quantised | NDArray[Any]) -> NDArray[Any]:
+    """(..., K, N) as (..., N, K). Raises InputError."""
+    if isinstance(b, Quantised):
+        raise InputError(f"A second operand in {b.format} lies as (..., N, K), its groups along K: give order='nk'.")
+    return np.ascontiguousarray(np.swapaxes(b, -1, -2))
+
+
+def _tree(
+    a: NDArray[Any], b: NDArray[Any], unit: TensorUnit, out: NDArray[np.float32] | None, threads: int | None,
+    order: str,
+) -> NDArray[np.float32]:  # fmt: skip
+    """Products of plain arrays by a tree of adders, without preparing the second: it is read once."""
+    x = decoded(a, unit, "The first operand of a multiply")
+    y = np.ascontiguousarray(as_float32(b, "The second operand of a multiply"))
+    n, k = y.shape[-2:] if order == "nk" else y.shape[:-3:-1]
+    if x.values.shape[-1] != k:
+        raise _unequal(x.values.shape[-1], k)
+    lead = _lead(x.lead, y.shape[:-2])
+    total = _start(out, (*lead, x.values.shape[1], n))
+    if not total.size or not k:
+        return total
+    flat = total.reshape(-1, *total.shape[-2:])
+    args = (_chunked(x.values, unit.lanes, np.float32), y.reshape(-1, *y.shape[-2:]), order == "nk", flat)
+    tasks = len(flat) * -(-flat.shape[1] // ROWS) * -(-n // PANEL)
+    which = (_which(x.lead, lead), _which(y.shape[:-2], lead))
+    spread(tree_products, (*args, *which), tasks, float(total.size) * k / 2, threads)
+    return total
+
+
+def _unequal(first: int, second: int) -> InputError:
+    return InputError(
+        f"The operands have {first} and {second} elements along the reduction axis, the last of both: they must have "
+        "the same."
+    )
+
+
 def _check(x: Decoded, y: Prepared, unit: TensorUnit) -> None:
     if y.unit != unit:
         raise InputError(f"The second operand was prepared for {y.unit}, not for {unit}: prepare it again.")
     if x.values.shape[-1] != y.shape[-1]:
-        raise InputError(
-            f"The operands have {x.values.shape[-1]} and {y.shape[-1]} elements along the reduction axis, the last of "
-            "both: they must have the same."
-        )
+        raise _unequal(x.values.shape[-1], y.shape[-1])
     if scheme_of(x.format).wide != scheme_of(y.format).wide:
         raise InputError(
             f"A tensor unit does not multiply {x.format} by {y.format}: convert one of them, for example with "
@@ -126,7 +166,7 @@ def _exact(x: Decoded, y: Prepared, total: NDArray[np.float32], which: tuple[Any
     lanes, k = y.unit.lanes, y.shape[-1]
     spans, ends = bounds(x.values, lanes, threads)
     growth = (lanes - 1).bit_length()
-    bits = int(spans.max(initial=0)) + int(y.spans.max(initial=0)) + growth
+    bits = int(spans.max(initial=0)) + y.most_bits + growth
     low, high = ends[0] + y.ends[0], ends[1] + y.ends[1] + 2 + growth
     single = bits <= SINGLE_BITS and low >= -149 and high <= 127
     values = _chunked(x.values, lanes, np.float32 if single else np.float64)
@@ -146,15 +186,19 @@ def _exact(x: Decoded, y: Prepared, total: NDArray[np.float32], which: tuple[Any
     if slow is not None and before is not None:
         total[slow[:, 0], slow[:, 1], slow[:, 2]] = before
         doubles = values.astype(np.float64, copy=False)
-        args = (doubles, y.panels, np.ascontiguousarray(fa), np.ascontiguousarray(fb), group, slow, total, *which)
+        fa = np.ascontiguousarray(np.broadcast_to(fa, (*x.values.shape[:2], fa.shape[2])))
+        fb = np.ascontiguousarray(np.broadcast_to(fb, (*y.spans.shape, fb.shape[2])))
+        args = (doubles, y.panels, fa, fb, group, slow, total, *which)
         spread(exact_pairs, args, len(slow), float(len(slow)) * k * 10, threads)
 
 
 def _scales(x: Decoded, y: Prepared) -> tuple[NDArray[np.float32], NDArray[np.float32], int]:
-    """Scales of both operands on common groups: (batch, M, G), (batch, N, G), elements of a group or 0 for all."""
+    """Scales of both operands on common groups: (batch, M, G), (batch, N, G), elements of a group or 0 for all.
+
+    One 1 for each where there are none.
+    """
     if x.scales is None and y.scales is None:
-        shapes = ((*x.values.shape[:2], 1), (*y.spans.shape, 1))
-        return np.broadcast_to(NO_SCALES, shapes[0]), np.broadcast_to(NO_SCALES, shapes[1]), 0
+        return NO_SCALES, NO_SCALES, 0
     groups = [g for g in (x.group, y.group) if g]
     group = math.gcd(*groups) if groups else 0
     count = -(-y.shape[-1] // group) if group else 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,11 @@ class Prepared:
     group: int
     spans: NDArray[np.int32]
     ends: tuple[int, int]
+
+    @cached_property
+    def most_bits(self) -> int:
+        """The largest of the spans."""
+        return int(self.spans.max(initial=0))
 
     @property
     def bytes(self) -> int:

@@ -17,11 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taygeta.base.errors import InputError
+from taygeta.base.formats import RULES
 from taygeta.numerics.elements import CANONICAL_NAN, ELEMENTS, Element, code_values
 from taygeta.numerics.encode import decode, encode_float, encode_integer, encode_pairs, halve_pairs, largest_bits
 from taygeta.numerics.quantised import Quantised
-from taygeta.numerics.scales import SMALLEST_SCALE, block_scales, powers, quotients, round_bf16, widen_bf16
-from taygeta.numerics.schemes import RULES, Scheme, group_of, scheme_of
+from taygeta.numerics.scales import (
+    SMALLEST_SCALE,
+    block_scales,
+    nearest_bf16,
+    powers,
+    quotients,
+    round_bf16,
+    widen_bf16,
+)
+from taygeta.numerics.schemes import Scheme, group_of, scheme_of
 from taygeta.numerics.threads import spread
 
 
@@ -233,7 +242,9 @@ def cast(x: NDArray[Any], format: str, threads: int | None = None) -> NDArray[np
     e2m3, e2m1. Raises InputError.
     """
     x = as_float32(x, "What cast rounds")
-    if format in ("fp32", "bf16", "fp16"):
+    if format == "bf16":
+        return nearest_bf16(x)
+    if format in ("fp32", "fp16"):
         return _wide_values(Quantised(format, _wide_codes(x, format)))
     element = ELEMENTS.get({"fp8": "e4m3", "fp8_e4m3": "e4m3", "fp8_e5m2": "e5m2"}.get(format, format))
     if element is None or element.kind != "float":

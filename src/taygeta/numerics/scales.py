@@ -11,8 +11,10 @@ the exponent of the element's largest power of two and L its largest value:
 from __future__ import annotations
 
 import numpy as np
+from numba import vectorize
 from numpy.typing import NDArray
 
+from taygeta.numerics.bits import as_bits, as_float
 from taygeta.numerics.elements import CANONICAL_NAN, ELEMENTS, Element, code_values, encode
 from taygeta.numerics.schemes import Scheme
 
@@ -25,22 +27,28 @@ _POWERS[NAN_SCALE] = CANONICAL_NAN
 
 def exponents(bits: NDArray[np.int32], element: Element, rule: str) -> NDArray[np.uint8]:
     """Return e8m0 codes for the bits of the largest magnitudes."""
-    finite = bits < _INFINITY
-    value = np.where(finite, bits, 0).astype(np.int32).view(np.float32)
-    wide = value.astype(np.float64).view(np.int64)  # no float32 is subnormal in float64
-    power, fraction = (wide >> 52) - 1023, wide & ((1 << 52) - 1)
+    whole = 1 << 52
     if rule == "floor":
-        more = np.zeros_like(fraction)
+        least = whole
     elif rule == "ceil":
-        more = (fraction > 0).astype(np.int64)
+        least = 1
     elif rule == "rceil":
-        limit = int(np.float64(element.largest).view(np.int64)) & ((1 << 52) - 1)
-        more = (fraction > limit).astype(np.int64)
+        least = (int(np.float64(element.largest).view(np.int64)) & (whole - 1)) + 1
     else:
         stored = element.mantissa if element.kind == "float" else element.mantissa - 1
-        more = (fraction + (1 << (51 - stored))) >> 52
-    code = np.clip(power + more - element.top + 127, 0, 254)  # zero has the power -1023 and ends at 0
-    return np.where(finite, code, NAN_SCALE).astype(np.uint8)
+        least = whole - (1 << (51 - stored))
+    return np.asarray(_exponents(bits, np.int64(least), np.int64(127 - element.top)))
+
+
+@vectorize(["uint8(int32, int64, int64)"], cache=True)
+def _exponents(bits, least, offset):  # type: ignore[no-untyped-def]
+    """The exponent of a magnitude, one more where its fraction of 52 bits is `least` or above, plus `offset`."""
+    if bits >= np.int32(_INFINITY):
+        return np.uint8(NAN_SCALE)
+    wide = as_bits(np.float64(as_float(bits)))  # no float32 is subnormal in float64
+    power, fraction = (wide >> 52) - 1023, wide & ((1 << 52) - 1)
+    code = power + (fraction >= least) + offset  # zero has the power -1023 and ends at 0
+    return np.uint8(min(max(code, 0), 254))
 
 
 def powers(codes: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -59,9 +67,26 @@ def quotients(bits: NDArray[np.int32], element: Element) -> NDArray[np.float32]:
 
 def round_bf16(x: NDArray[np.float32]) -> NDArray[np.uint16]:
     """Return the bf16 codes of float32: nearest even, overflow to infinity, one NaN."""
-    bits = x.view(np.uint32)
-    code = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-    return np.where(np.isnan(x), 0x7FC0, code).astype(np.uint16)
+    return np.asarray(_bf16_codes(x))
+
+
+@vectorize(["uint16(float32)"], cache=True)
+def _bf16_codes(x):  # type: ignore[no-untyped-def]
+    bits = as_bits(x)
+    code = (bits + np.int32(0x7FFF) + ((bits >> np.int32(16)) & np.int32(1))) >> np.int32(16)
+    return np.uint16(0x7FC0) if bits & np.int32(0x7FFFFFFF) > np.int32(_INFINITY) else np.uint16(code)
+
+
+def nearest_bf16(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the values of the bf16 codes of float32."""
+    return np.asarray(_bf16_values(x))
+
+
+@vectorize(["float32(float32)"], cache=True)
+def _bf16_values(x):  # type: ignore[no-untyped-def]
+    bits = as_bits(x)
+    code = (bits + np.int32(0x7FFF) + ((bits >> np.int32(16)) & np.int32(1))) & np.int32(-65536)
+    return CANONICAL_NAN if bits & np.int32(0x7FFFFFFF) > np.int32(_INFINITY) else as_float(code)
 
 
 def widen_bf16(codes: NDArray[np.uint16]) -> NDArray[np.float32]:

@@ -72,7 +72,6 @@ SCHEMES: dict[str, Scheme] = {
     )
 }
 ALIASES = {"fp8_e4m3": "fp8", "mxfp8": "mxfp8_e4m3", "mxfp6": "mxfp6_e2m3", "mxfp4_e2m1": "mxfp4"}
-RULES = ("floor", "ceil", "rceil", "even")
 
 
 @cache

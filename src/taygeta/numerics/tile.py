@@ -47,8 +47,8 @@ def _load(builder: Any, data: Any, index: Any, count: int, held: Any, kind: Any)
     return values
 
 
-def _block(rows: int, columns: int, adds: bool) -> Callable[..., Any]:
-    """Emit target[t + r, :] = sum over k of x[m + r, k] * w[k, :] for `rows` rows, `columns` vectors at a time.
+def _block(rows: int, most: int, adds: bool) -> Callable[..., Any]:
+    """Emit target[t + r, :] = sum over k of x[m + r, k] * w[k, :] for `rows` rows, at most so many vectors at a time.
 
     adds: the sums are rounded to float32 and added to the target instead.
     """
@@ -61,6 +61,7 @@ def _block(rows: int, columns: int, adds: bool) -> Callable[..., Any]:
         lanes = cgutils.unpack_tuple(builder, arrays[1].shape)[0]
         index = lanes.type
         count = _VECTOR // (8 if kind == types.float64 else 4)
+        columns = min(most, PANEL // count)
         scalar = ir.DoubleType() if kind == types.float64 else ir.FloatType()
         vector = ir.VectorType(scalar, count)
         zero = ir.Constant(vector, [0.0] * count)
@@ -109,7 +110,7 @@ def _typed(emit: Callable[..., Any]) -> Callable[..., Any]:
 
 
 add_4 = _typed(_block(4, 2, adds=True))
-add_1 = _typed(_block(1, 4, adds=True))
+add_1 = _typed(_block(1, 8, adds=True))
 sum_4 = _typed(_block(4, 2, adds=False))
 sum_1 = _typed(_block(1, 4, adds=False))
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from taygeta.base.errors import InputError
+from taygeta.base.formats import SUM_BITS
 from taygeta.numerics.schemes import ROW
 
 MOST_LANES = 1024
-NARROWEST, WIDEST = 12, 40  # bits of an alignment: float64 holds the sum of MOST_LANES products of the widest
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,10 @@ class TensorUnit:
         if self.accumulator != "fp32":
             raise InputError(f"The accumulator of a tensor unit must be 'fp32', not {self.accumulator!r}.")
         if isinstance(self.wide, int) and not isinstance(self.wide, bool):
-            if not NARROWEST <= self.wide <= WIDEST:
-                raise InputError(f"An alignment of wide products has {NARROWEST} to {WIDEST} bits, not {self.wide}.")
+            if not SUM_BITS[0] <= self.wide <= SUM_BITS[1]:
+                raise InputError(
+                    f"An alignment of wide products has {SUM_BITS[0]} to {SUM_BITS[1]} bits, not {self.wide}."
+                )
         elif self.wide not in ("tree", "exact"):
             raise InputError(f"wide must be 'tree', 'exact' or a number of bits, not {self.wide!r}.")
         if self.wide == "tree" and self.lanes & (self.lanes - 1):

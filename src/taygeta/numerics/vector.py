@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import vectorize
+from numba import guvectorize, vectorize
 from numpy.typing import NDArray
 
 from taygeta.numerics.elements import CANONICAL_NAN
@@ -28,13 +28,20 @@ from taygeta.numerics.quantise import as_float32
 
 Vector = NDArray[np.float32]
 
+BLOCK = 1 << 14
+"""Elements of which a function's float64 values are held at a time."""
+
 
 def _rounded(function: Callable[[Any], Any], x: Vector, name: str) -> Vector:
-    """One rounding of a float64 function's values to float32."""
+    """One rounding of a float64 function's values to float32, in blocks that stay in the cache."""
+    values = as_float32(x, f"What {name} takes")
+    out = np.empty(values.shape, np.float32)
+    given, found = np.ascontiguousarray(values).reshape(-1), out.reshape(-1)
     with np.errstate(all="ignore"):
-        wide = as_float32(x, f"What {name} takes").astype(np.float64)
-        out = np.asarray(function(wide)).astype(np.float32)
-    return np.where(np.isnan(out), CANONICAL_NAN, out)
+        for first in range(0, len(given), BLOCK):
+            found[first : first + BLOCK] = function(given[first : first + BLOCK].astype(np.float64))
+    np.copyto(out, CANONICAL_NAN, where=np.isnan(out))
+    return out
 
 
 @vectorize(["float64(float64)"], cache=True)
@@ -45,6 +52,18 @@ def _erf(x):  # type: ignore[no-untyped-def]
 @vectorize(["float64(float64)"], cache=True)
 def _erfc(x):  # type: ignore[no-untyped-def]
     return math.erfc(x)
+
+
+@guvectorize(["void(float32[:], float64[:])"], "(n)->()", cache=True)
+def _totals(x, total):  # type: ignore[no-untyped-def]
+    total[0] = 0.0
+    for i in range(len(x)):
+        total[0] += np.float64(x[i])
+
+
+def totals(x: Vector) -> NDArray[np.float64]:
+    """Return the sums over the last axis, kept as an axis of one: in increasing order, in float64."""
+    return np.asarray(_totals(x))[..., None]  # pyright: ignore[reportCallIssue]
 
 
 def exp(x: Vector) -> Vector:

@@ -32,6 +32,29 @@ def _leaves(x, m, source, tree):  # type: ignore[no-untyped-def]
     return count
 
 
+@njit(nogil=True)
+def _add_tree(x, m0, m1, source, tree, total):  # type: ignore[no-untyped-def]
+    """Add one chunk of lanes to the sums of rows m0..m1."""
+    for m in range(m0, m1):
+        count = _leaves(x, m, source, tree)
+        while count > 1:
+            count //= 2
+            for i in range(count):
+                for j in range(PANEL):
+                    tree[i, j] = tree[2 * i, j] + tree[2 * i + 1, j]
+        for j in range(PANEL):
+            total[m - m0, j] += tree[0, j]
+
+
+@njit(nogil=True)
+def _give(total, out, m0, n0, width):  # type: ignore[no-untyped-def]
+    """Write the sums of a block of rows, with one NaN."""
+    for m in range(m0, min(len(out), m0 + ROWS)):
+        for j in range(width):
+            value = total[m - m0, j]
+            out[m, n0 + j] = value if value == value else np.float32(np.nan)
+
+
 @njit(nogil=True, cache=True)
 def tree_sums(a, b, out, which_a, which_b, first, last):  # type: ignore[no-untyped-def]
     """Tasks first..last of (batch, block of rows, panel): products rounded to fp32, then a tree of fp32 adders."""
@@ -45,24 +68,44 @@ def tree_sums(a, b, out, which_a, which_b, first, last):  # type: ignore[no-unty
         m0, n0 = inside // panels * ROWS, inside % panels * PANEL
         m1, width = min(rows, m0 + ROWS), min(PANEL, columns - n0)
         total[:] = 0.0
-        for m in range(m0, m1):
-            total[m - m0, :width] = out[batch, m, n0 : n0 + width]
+        total[: m1 - m0, :width] = out[batch, m0:m1, n0 : n0 + width]
         for c in range(chunks):
-            source = b[which_b[batch], inside % panels, c]
-            x = a[which_a[batch], c]
-            for m in range(m0, m1):
-                count = _leaves(x, m, source, tree)
-                while count > 1:
-                    count //= 2
-                    for i in range(count):
-                        for j in range(PANEL):
-                            tree[i, j] = tree[2 * i, j] + tree[2 * i + 1, j]
-                for j in range(PANEL):
-                    total[m - m0, j] += tree[0, j]
-        for m in range(m0, m1):
-            for j in range(width):
-                value = total[m - m0, j]
-                out[batch, m, n0 + j] = value if value == value else np.float32(np.nan)
+            _add_tree(a[which_a[batch], c], m0, m1, b[which_b[batch], inside % panels, c], tree, total)
+        _give(total, out[batch], m0, n0, width)
+
+
+@njit(nogil=True, cache=True)
+def tree_products(a, b, by_column, out, which_a, which_b, first, last):  # type: ignore[no-untyped-def]
+    """What tree_sums computes, by a second operand that was not prepared: b (batch, N, K), or (batch, K, N) where
+    by_column is False.
+    """
+    rows, columns = out.shape[1], out.shape[2]
+    chunks, lanes, panels = a.shape[1], a.shape[3], (columns + PANEL - 1) // PANEL
+    depth = b.shape[2] if by_column else b.shape[1]
+    blocks = (rows + ROWS - 1) // ROWS
+    w = np.zeros((lanes, PANEL), np.float32)
+    tree = np.empty((lanes, PANEL), np.float32)
+    total = np.empty((ROWS, PANEL), np.float32)
+    for task in range(first, last):
+        batch, inside = task // (blocks * panels), task % (blocks * panels)
+        m0, n0 = inside // panels * ROWS, inside % panels * PANEL
+        m1, width = min(rows, m0 + ROWS), min(PANEL, columns - n0)
+        total[:] = 0.0
+        total[: m1 - m0, :width] = out[batch, m0:m1, n0 : n0 + width]
+        source = b[which_b[batch]]
+        for c in range(chunks):
+            k0, held = c * lanes, min(lanes, depth - c * lanes)
+            w[held:] = 0.0
+            if by_column:
+                for j in range(width):
+                    for k in range(held):
+                        w[k, j] = source[n0 + j, k0 + k]
+            else:
+                for k in range(held):
+                    for j in range(width):
+                        w[k, j] = source[k0 + k, n0 + j]
+            _add_tree(a[which_a[batch], c], m0, m1, w, tree, total)
+        _give(total, out[batch], m0, n0, width)
 
 
 @njit(nogil=True, inline="always")

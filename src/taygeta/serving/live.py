@@ -19,7 +19,7 @@ from taygeta.serving.plain import ARRIVAL, SENT, TICK, Plain
 from taygeta.serving.replica import Replica
 from taygeta.serving.request import FINE, INFINITY, Flight
 from taygeta.serving.routers import Router
-from taygeta.serving.run import _checked_router, _checked_scheduler, _with_policy, imported
+from taygeta.serving.run import checked_router, checked_scheduler, imported, with_policy
 from taygeta.serving.schedulers import BUILT_IN, Scheduler
 from taygeta.serving.setup import Setup, decode_steps, prepare
 from taygeta.serving.traffic import MAX_SECONDS, MAX_TOKENS, Prefixes, make_traffic
@@ -156,6 +156,16 @@ class Live(Plain):
                 heapq.heappush(self._events, (at, TICK, p, None))
         return r
 
+    def shorten(self, r: Flight, osl: int) -> None:
+        """Let a request end after osl tokens, fewer than it was submitted with, where no step has begun beyond them.
+
+        Not where steps make several tokens, or another replica makes them: there `cancel` ends it later.
+        """
+        steps = osl - 1 - r.made
+        known = self.flights.get(r.index) is r and not r.later and r.rate in (0, 1 << FINE)
+        if known and r.steps > steps > r.done:
+            r.osl, r.answer, r.steps = osl, osl - r.made, steps
+
     def cancel(self, r: Flight) -> None:
         """Take a request away, wherever it is: its place in a queue, its blocks, tokens that have not left."""
         if self.flights.get(r.index) is not r:
@@ -282,14 +292,14 @@ def live_fleet(fleet: Fleet, longest: int, seed: int = 0) -> Live:
     router: Router | None = None
     scheduler: Scheduler | None = None
     if fleet.router not in ROUTERS:
-        router = _checked_router(imported(fleet.router, "router", f"one of {', '.join(ROUTERS)}"))
+        router = checked_router(imported(fleet.router, "router", f"one of {', '.join(ROUTERS)}"))
     if fleet.scheduler:
         names = [function.__name__ for function in BUILT_IN]
         if fleet.scheduler in names:
-            setup = _with_policy(setup, names.index(fleet.scheduler))
+            setup = with_policy(setup, names.index(fleet.scheduler))
         else:
             found = imported(fleet.scheduler, "scheduler", f"one of {', '.join(names)}")
-            scheduler = _checked_scheduler(found)
+            scheduler = checked_scheduler(found)
     return Live(setup, router, scheduler)
 
 

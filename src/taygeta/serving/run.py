@@ -72,7 +72,7 @@ def _prepared(setup: Setup, log: bool, router: Router | None, scheduler: Schedul
     if scheduler is None and fleet.scheduler:
         names = [function.__name__ for function in BUILT_IN]
         if fleet.scheduler in names:
-            setup = _with_policy(setup, names.index(fleet.scheduler))
+            setup = with_policy(setup, names.index(fleet.scheduler))
         else:
             scheduler = imported(fleet.scheduler, "scheduler", f"one of {', '.join(names)}")
     if router is None and scheduler is None:
@@ -81,10 +81,10 @@ def _prepared(setup: Setup, log: bool, router: Router | None, scheduler: Schedul
         return Fast(setup, log)
     from taygeta.serving.plain import Plain
 
-    return Plain(setup, router and _checked_router(router), scheduler and _checked_scheduler(scheduler), log)
+    return Plain(setup, router and checked_router(router), scheduler and checked_scheduler(scheduler), log)
 
 
-def _with_policy(setup: Setup, policy: int) -> Setup:
+def with_policy(setup: Setup, policy: int) -> Setup:
     """Return a run with a built-in scheduler instead of the engines' own."""
     kinds = tuple(replace(kind, limits=kind.limits._replace(policy=policy)) for kind in setup.kinds)
     return replace(setup, kinds=kinds)
@@ -118,7 +118,9 @@ def _called(function: Callable[..., Any], role: str, *given: Any) -> Any:
         raise InputError(f"The {role} {name} failed: {type(error).__name__}: {error}.") from error
 
 
-def _checked_router(router: Router) -> Router:
+def checked_router(router: Router) -> Router:
+    """Return a user's router whose every choice is checked; it raises InputError for what it may not return."""
+
     def route(request: Flight, replicas: Any) -> int:
         choice = _called(router, "router", request, replicas)
         if isinstance(choice, bool) or not hasattr(choice, "__index__") or not 0 <= choice < len(replicas):
@@ -131,7 +133,9 @@ def _checked_router(router: Router) -> Router:
     return route
 
 
-def _checked_scheduler(scheduler: Scheduler) -> Scheduler:
+def checked_scheduler(scheduler: Scheduler) -> Scheduler:
+    """Return a user's scheduler whose every plan is checked; it raises InputError for what it may not return."""
+
     def schedule(rank: Any, limits: Any) -> Plan:
         plan = _called(scheduler, "scheduler", rank, limits)
         good = isinstance(plan, list) and all(

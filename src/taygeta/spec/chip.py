@@ -69,7 +69,8 @@ class Tiles:
     """How the tensor unit of one core computes, and how cores are fed and joined: what a program needs.
 
     lanes: products that are summed exactly before one rounding, by mode. drain, pipeline: clocks. dma_latency,
-    semaphore_latency: seconds, None where the chip does not say. wide_sum, scale_rule: see the fields of a chip.
+    semaphore_latency: seconds, None where the chip does not say. wide_sum, scale_rule, parallel: see the fields of a
+    chip.
     """
 
     lanes: Mapping[str, int]
@@ -79,6 +80,7 @@ class Tiles:
     semaphore_latency: float | None
     wide_sum: str
     scale_rule: str
+    parallel: str = "gather"
 
 
 NO_TILES = Tiles(MappingProxyType({}), 1, 0, None, None, "tree", "floor")
@@ -240,6 +242,7 @@ def _tiles(value: Mapping[str, float], sheet: Sheet) -> Tiles:
         semaphore_latency=value.get("semaphore.latency"),
         wide_sum=sheet.texts.get("tensor.wide_sum", "tree"),
         scale_rule=sheet.texts.get("tensor.scale_rule", "floor"),
+        parallel=sheet.texts.get("tensor.parallel", "gather"),
     )
 
 

@@ -18,6 +18,7 @@ from taygeta.base.units import Dimension
 # are stored.
 MODES = ("fp32", "tf32", "bf16", "fp8", "int8", "fp6", "fp4", "mx9", "mx6")
 
+TENSOR_PARALLEL = ("gather", "reduce")
 TOPOLOGIES = ("switch", "mesh", "ring", "torus2d", "torus3d", "pcie")
 
 
@@ -228,6 +229,7 @@ TEXTS = {
     "cores.name": "what the vendor calls a core",
     "tensor.wide_sum": "how products of bf16, fp16 and fp32 are added: tree (of fp32 adders), or aligned to a width",
     "tensor.scale_rule": "how block scales are chosen: floor, ceil, rceil or even",
+    "tensor.parallel": "how programs spread multiplies over chips: gather (outputs) or reduce (partial sums)",
     "hbm.kind": "what the main memory is made of",
     "link.kind": "what the scale-up links are",
     "link.topology": f"one of {', '.join(TOPOLOGIES)}",

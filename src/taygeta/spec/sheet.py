@@ -18,8 +18,8 @@ from types import MappingProxyType
 
 from taygeta.base import units
 from taygeta.base.errors import InputError
-from taygeta.base.formats import FORMATS
-from taygeta.spec.fields import FIELDS, TEXTS, TOPOLOGIES
+from taygeta.base.formats import FORMATS, RULES, SUM_BITS
+from taygeta.spec.fields import FIELDS, TENSOR_PARALLEL, TEXTS, TOPOLOGIES
 
 MAX_FILE_BYTES = 256 * 1024  # a sheet is a few kilobytes; a bound for files from outside
 KINDS = ("gpu", "tpu", "npu", "cpu")
@@ -77,14 +77,19 @@ class Sheet:
         )
 
     def overridden(self, settings: Mapping[str, str]) -> Sheet:
-        """Return the sheet with fields set by the user, such as {"hbm.bandwidth": "3 TB/s"}.
+        """Return the sheet with fields set by the user, such as {"hbm.bandwidth": "3 TB/s"}; a text that says how
+        something works can be set too, such as {"tensor.scale_rule": "rceil"}.
 
         Peaks, the vector rate and the bandwidth of the memory that cores share are stated at the sheet's clock and core
         count: more cores come with theirs, so setting either scales those that are not set as well. Raises InputError.
         """
-        entries = dict(self.entries)
+        entries, texts = dict(self.entries), dict(self.texts)
         for path, text in settings.items():
-            entries[path] = _entry(path, text, f"--set {path}", {}, "user")
+            if path in TEXTS and "." in path:
+                texts[path] = _text(path, text, f"--set {path}")
+                _check_choices({path: texts[path]}, f"--set {path}")
+            else:
+                entries[path] = _entry(path, text, f"--set {path}", {}, "user")
         scale = 1.0
         for path in ("clock", "cores.count"):
             if path in settings and path in self.entries:
@@ -97,7 +102,7 @@ class Sheet:
                     entries[path] = replace(
                         old, low=old.low * scale, nominal=old.nominal * scale, high=old.high * scale
                     )
-        return replace(self, entries=MappingProxyType(entries))
+        return replace(self, texts=MappingProxyType(texts), entries=MappingProxyType(entries))
 
 
 def read_sheet(path: Path, origin: str = "chip") -> Sheet:
@@ -128,8 +133,7 @@ def parse_sheet(document: Mapping[str, object], where: str, origin: str = "chip"
             entries[path] = _entry(path, value, f"{where}: {path}", sources, origin)
         else:
             raise InputError(f"{where}: {path} is not a field of a chip.{_close(path)}")
-    _check_choice(texts, "link.topology", TOPOLOGIES, where)
-    _check_choice(texts, "kind", KINDS, where)
+    _check_choices(texts, where)
     return Sheet(
         texts=MappingProxyType(texts),
         entries=MappingProxyType(entries),
@@ -231,9 +235,20 @@ def _formats(value: object, where: str) -> dict[str, str]:
     return table
 
 
-def _check_choice(texts: Mapping[str, str], key: str, choices: tuple[str, ...], where: str) -> None:
-    if key in texts and texts[key] not in choices:
-        raise InputError(f"{where}: {key} must be one of {', '.join(choices)}, not {texts[key]!r}.")
+_CHOICES = {
+    "link.topology": TOPOLOGIES, "tensor.parallel": TENSOR_PARALLEL, "tensor.scale_rule": RULES, "kind": KINDS,
+}  # fmt: skip
+
+
+def _check_choices(texts: Mapping[str, str], where: str) -> None:
+    for key, choices in _CHOICES.items():
+        if key in texts and texts[key] not in choices:
+            raise InputError(f"{where}: {key} must be one of {', '.join(choices)}, not {texts[key]!r}.")
+    wide = texts.get("tensor.wide_sum", "tree")
+    if wide not in ("tree", "exact", *map(str, range(SUM_BITS[0], SUM_BITS[1] + 1))):
+        raise InputError(
+            f"{where}: tensor.wide_sum must be tree, exact or {SUM_BITS[0]} to {SUM_BITS[1]} bits, not {wide!r}."
+        )
 
 
 def _shared_texts(family: Sheet) -> dict[str, str]:

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     import polars
 
 NO_WORKERS = "prefill and decode run on workers of their own, and the row does not say on how many."
-ENDS = ("low", "high")
 
 
 @dataclass(frozen=True)

@@ -34,12 +34,13 @@ class Watch:
         s = self.service
         use, fleet, clock = s.live.use(), s.live.setup.fleet, s.clock
         pools = [(p.replicas * p.deployment.parallelism.chips, p.deployment) for p in fleet.pools]
+        lines = [line.removeprefix(f"{pools[0][1].chip.name} x {pools[0][0]}, ") for line in fleet_lines(fleet)]
         return {
             "name": s.names[0],
             "names": list(s.names),
             "chips": " + ".join(f"{count} × {d.chip.name}" for count, d in pools),
             "weights": short_formats(pools[0][1]),
-            "lines": [line.removeprefix(f"{pools[0][1].chip.name} x {pools[0][0]}, ") for line in fleet_lines(fleet)],
+            "lines": [*lines, s.source.said],
             "made_up": isinstance(s.source, Synthetic),
             "speed": None if clock.free else clock.speed,
             "time": s.now(),

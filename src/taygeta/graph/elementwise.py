@@ -1,55 +1,17 @@
-"""The meaning of an operation that an export found in a module of no known kind: a short program of plain functions.
+"""What Elementwise meanings compute and cost: a table of plain functions on NumPy arrays in fp32, and a loop over it.
 
-An elementwise chain, a softmax over an axis, a sum: each step is the name of a function of one table, its operands and
-its attributes. Steps read values by number: the inputs of the operation first, then its parameters, then the results
-of the steps before. What a step computes is NumPy's, in fp32; that is all there is, so nothing can hide in a chain.
+What a step computes is the function of its name and no more, so nothing can hide in a chain.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 
 from taygeta.graph.functions import activation, sigmoid
-from taygeta.graph.meaning import Meaning
+from taygeta.graph.meaning import Elementwise
 from taygeta.spec.arithmetic import GateRule
-
-Attribute = float | int | str | tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Apply:
-    """One step: function(operands, **attributes); an operand is the number of a value, or a constant of its own."""
-
-    function: str
-    operands: tuple[int | float, ...]
-    constants: tuple[bool, ...]
-    attributes: tuple[tuple[str, Attribute], ...] = ()
-
-
-@dataclass(frozen=True)
-class Elementwise:
-    """(*inputs) -> (*outputs): `steps` over the inputs and `parameters`; `outputs` are numbers of values.
-
-    Values have the rows of the step first, as everywhere; an axis in an attribute counts from the last one, negative.
-    """
-
-    steps: tuple[Apply, ...]
-    outputs: tuple[int, ...]
-    parameters: tuple[str, ...] = ()
-
-    @property
-    def flop(self) -> float:
-        """Arithmetic operations for each element of the widest value: one a step that computes."""
-        return float(sum(_COST.get(step.function, 1) for step in self.steps))
-
-
-def as_meaning(found: Elementwise) -> Meaning:
-    """Return it as the type that operations hold; the table of taygeta.graph.execute has no entry for it."""
-    return cast(Meaning, found)
 
 
 def evaluate(
@@ -62,8 +24,13 @@ def evaluate(
             np.float32(o) if constant else values[int(o)]
             for o, constant in zip(step.operands, step.constants, strict=True)
         ]
-        values.append(FUNCTIONS[step.function](*operands, **dict(step.attributes)))
+        values.append(STEPS[step.function](*operands, **dict(step.attributes)))
     return tuple(values[i] for i in meaning.outputs)
+
+
+def flop_of(meaning: Elementwise) -> float:
+    """Return the arithmetic operations for each element of the widest value: one a step that computes."""
+    return float(sum(_COST.get(step.function, 1) for step in meaning.steps))
 
 
 def _mean(x: np.ndarray, axis: int) -> np.ndarray:
@@ -93,7 +60,7 @@ def _activation(name: str) -> Callable[[np.ndarray], np.ndarray]:
     return lambda x: activation(x, rule)
 
 
-FUNCTIONS: dict[str, Callable[..., np.ndarray]] = {
+STEPS: dict[str, Callable[..., np.ndarray]] = {
     "add": lambda a, b: a + b,
     "subtract": lambda a, b: a - b,
     "multiply": lambda a, b: a * b,
