@@ -10,7 +10,8 @@ import pytest
 from taygeta.spec.chip import Chip, Link, Memory
 from taygeta.spec.deployment import Deployment, Parallelism, deployment
 from taygeta.spec.engine import Engine
-from taygeta.spec.model import Attention, DenseFfn, LatentAttention, Layer, Model, MoeFfn
+from taygeta.spec.mixers import Attention, LatentAttention
+from taygeta.spec.model import DenseFfn, Layer, Model, MoeFfn
 
 SILICON = Path(__file__).parents[2] / "shared" / "silicon"
 MODELS = Path(__file__).parents[2] / "shared" / "models"

@@ -60,7 +60,7 @@ from taygeta.graph.meaning import Linear
 from taygeta.graph.ops import Op, Slab
 from taygeta.machine.timed import time_program
 from taygeta.spec.catalog import chip
-from taygeta.spec.model import Weight
+from taygeta.spec.mixers import Weight
 t = target(chip(sys.argv[1]))
 def timed():
     meaning = Linear(("w",))

@@ -179,10 +179,29 @@ def test_sweep_of_formats(checkpoint, ids, monkeypatch):
     assert "Interrupted: 2 of 3 pairs were tried." in result.stdout
 
 
+def test_questions_are_asked(monkeypatch, tmp_path):
+    """Without a checkpoint: the assistant, its own questions; in other formats too, and with a file of one's own."""
+    monkeypatch.setattr(sweep, "format_pairs", lambda chip: (("bf16", "bf16"), ("mx6", "mx9")))
+    found = answer("check", "--sweep", "formats", "--ask", "3", "--tokens", "60")
+    assert (found["model"], found["questions"]) == ("assistant", 3)
+    assert [(r["weights"], r["right"]) for r in found["rows"]] == [("bf16", 3), ("mx6", 3)]
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text(
+        '{"question": "Who makes Maia 100?", "answer": "Maia 100 is made by Microsoft."}\n'
+        '{"question": "Who makes H100?", "answer": "nobody"}\n'
+    )
+    found = answer("check", "--questions", str(asked), "--weights", "mx9", "--activations", "mx9")
+    assert (found["questions"], found["right_answers"], found["windows"]) == (2, 1, 2)
+    assert "1 of 2" in run("check", "--questions", str(asked)).stdout
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
         ((), "Give what is to be predicted"),
+        (("--questions", "/nowhere"), "/nowhere must be a file"),
+        (("--questions", "{ids}"), "line 1: a question is a JSON object"),
+        (("--ids", "{ids}", "--ask", "0"), "--ask must be 1 to 10,000"),
         (("--text", "/nowhere"), "/nowhere must be a file"),
         (("--ids", "{ids}", "--window", "1"), "window must be 2 to 128"),
         (("--ids", "{ids}", "--tokens", "1"), "tokens must be 2 to"),

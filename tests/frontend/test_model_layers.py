@@ -1,7 +1,8 @@
 """Layers counted by hand, with the arithmetic written out."""
 
 from taygeta.frontend import import_config, model
-from taygeta.spec.model import Attention, DenseFfn, LatentAttention, LinearAttention, MoeFfn, StateSpace
+from taygeta.spec.mixers import Attention, LatentAttention, LinearAttention, StateSpace
+from taygeta.spec.model import DenseFfn, MoeFfn
 
 
 def elements(layer, d_model):

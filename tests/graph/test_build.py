@@ -9,7 +9,7 @@ from taygeta.graph.build import expand_from
 from taygeta.graph.ops import Op
 from taygeta.graph.partition import stages
 from taygeta.spec.deployment import Deployment
-from taygeta.spec.model import LatentAttention
+from taygeta.spec.mixers import LatentAttention
 
 
 def ops(d: Deployment) -> dict[str, Op]:

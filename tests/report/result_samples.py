@@ -12,7 +12,8 @@ from taygeta.graph.memory import MemoryUse
 from taygeta.spec.chip import Chip, build_chip
 from taygeta.spec.deployment import Batch, Deployment, Parallelism, deployment
 from taygeta.spec.engine import engine
-from taygeta.spec.model import Attention, DenseFfn, Guess, Layer, Model, MoeFfn
+from taygeta.spec.mixers import Attention
+from taygeta.spec.model import DenseFfn, Guess, Layer, Model, MoeFfn
 from taygeta.spec.sheet import Sheet, parse_sheet
 
 ATTENTION = Attention(heads=8, kv_heads=2, head_dim=64, v_head_dim=64)

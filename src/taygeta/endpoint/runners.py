@@ -25,7 +25,7 @@ from taygeta.report.words import formats_of
 from taygeta.serving.fleet import Fleet
 from taygeta.spec.chip import Chip
 from taygeta.spec.deployment import Deployment, Formats
-from taygeta.spec.model import Attention, LatentAttention
+from taygeta.spec.mixers import Attention, LatentAttention
 
 Extend = Callable[[Sequence[int]], np.ndarray]
 """Adds at most CHUNK tokens to a sequence; returns the logits (vocab,) after the last."""

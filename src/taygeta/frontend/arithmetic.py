@@ -14,7 +14,8 @@ from functools import partial
 from taygeta.base.errors import UnsupportedError
 from taygeta.frontend.config import MAX_CONTEXT, Fields
 from taygeta.spec.arithmetic import Arithmetic, NormRule, Rope, yarn_magnitude
-from taygeta.spec.model import Attention, LatentAttention, Layer, Mixer, Model, MoeFfn
+from taygeta.spec.mixers import Attention, LatentAttention
+from taygeta.spec.model import Layer, Mixer, Model, MoeFfn
 
 
 @dataclass(frozen=True)

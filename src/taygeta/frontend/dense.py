@@ -16,7 +16,8 @@ from taygeta.frontend.parts import (
     read_size,
     read_window,
 )
-from taygeta.spec.model import Attention, DenseFfn, Layer, Model
+from taygeta.spec.mixers import Attention
+from taygeta.spec.model import DenseFfn, Layer, Model
 
 _TYPES = ("full_attention", "sliding_attention")
 

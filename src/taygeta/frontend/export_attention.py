@@ -20,7 +20,7 @@ from taygeta.frontend.recipes import Recipe, conv1d, linear, plain, rows_of
 from taygeta.graph.functions import norm as reference_norm
 from taygeta.graph.functions import rotate
 from taygeta.spec.arithmetic import NormRule, Rope
-from taygeta.spec.model import Attention, LatentAttention, Weight
+from taygeta.spec.mixers import Attention, LatentAttention, Weight
 
 
 @dataclass

@@ -20,7 +20,8 @@ from taygeta.graph.functions import gate as reference_gate
 from taygeta.graph.functions import route as reference_route
 from taygeta.graph.meaning import Route
 from taygeta.spec.arithmetic import GateRule
-from taygeta.spec.model import DenseFfn, MoeFfn, Weight
+from taygeta.spec.mixers import Weight
+from taygeta.spec.model import DenseFfn, MoeFfn
 
 _ACTIVATIONS = ("silu", "gelu_tanh", "gelu", "relu", "relu2")
 

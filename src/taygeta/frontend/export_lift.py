@@ -18,7 +18,8 @@ from taygeta.frontend.export_ffn import lift_ffn
 from taygeta.frontend.export_region import Matmul, Program, agree
 from taygeta.frontend.recipes import Recipe, conv1d, linear, norm, plain
 from taygeta.spec.arithmetic import Arithmetic, NormRule
-from taygeta.spec.model import Layer, Model, Weight
+from taygeta.spec.mixers import Weight
+from taygeta.spec.model import Layer, Model
 
 
 @dataclass

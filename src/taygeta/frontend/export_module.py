@@ -24,7 +24,7 @@ from taygeta.graph.elementwise import flop_of
 from taygeta.graph.execute import FUNCTIONS, Place
 from taygeta.graph.ops import AttentionShape, Block, Graph, Op, Slab, Visit
 from taygeta.graph.step import Cache, Step
-from taygeta.spec.model import Axes, Weight
+from taygeta.spec.mixers import Axes, Weight
 
 if TYPE_CHECKING:
     import torch

@@ -12,7 +12,7 @@ from typing import Any
 
 from taygeta.base.errors import UnsupportedError
 from taygeta.graph.meaning import Apply, Attribute, Elementwise
-from taygeta.spec.model import Axes
+from taygeta.spec.mixers import Axes
 
 _BINARY = {
     "aten.add.Tensor": "add", "aten.sub.Tensor": "subtract", "aten.mul.Tensor": "multiply",

@@ -6,7 +6,8 @@ from taygeta.base.errors import InputError, UnsupportedError
 from taygeta.frontend.config import MAX_EXPERTS, MAX_HEADS, MAX_LAYERS, MAX_WIDTH, Fields, shown
 from taygeta.frontend.experts import read_groups, read_top_k
 from taygeta.frontend.parts import Size, mtp_weights, read_activation, read_grouped, read_layer_types, read_size
-from taygeta.spec.model import DenseFfn, Ffn, Layer, LinearAttention, Model, MoeFfn, StateSpace
+from taygeta.spec.mixers import LinearAttention, StateSpace
+from taygeta.spec.model import DenseFfn, Ffn, Layer, Model, MoeFfn
 
 # One letter of Nemotron's pattern for each kind of layer, and the newer spelling of the same.
 _LETTERS = {"M": "linear_attention", "*": "full_attention", "-": "mlp", "E": "moe"}

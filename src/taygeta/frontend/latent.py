@@ -6,7 +6,8 @@ from taygeta.base.errors import InputError
 from taygeta.frontend.config import MAX_CONTEXT, MAX_EXPERTS, MAX_HEADS, MAX_LAYERS, MAX_WIDTH, Fields
 from taygeta.frontend.experts import read_groups, read_top_k
 from taygeta.frontend.parts import mtp_weights, read_activation, read_size
-from taygeta.spec.model import DenseFfn, Indexer, LatentAttention, Layer, Model, MoeFfn
+from taygeta.spec.mixers import Indexer, LatentAttention
+from taygeta.spec.model import DenseFfn, Layer, Model, MoeFfn
 
 # The families whose attention picks its keys with an indexer.
 SPARSE = ("deepseek_v32", "glm_moe_dsa")

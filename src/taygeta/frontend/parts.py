@@ -15,7 +15,7 @@ from taygeta.frontend.config import (
     Fields,
     shown,
 )
-from taygeta.spec.model import Attention, Weight, weight
+from taygeta.spec.mixers import Attention, Weight, weight
 
 # Names of Hugging Face's activations; the gated ones multiply by a second projection.
 ACTIVATIONS = ("gelu", "gelu_fast", "gelu_new", "gelu_pytorch_tanh", "relu", "relu2", "silu", "swish")

@@ -15,7 +15,8 @@ from fnmatch import translate
 
 from taygeta.base.errors import InputError, UnsupportedError
 from taygeta.frontend.config import Fields, shown
-from taygeta.spec.model import Attention, DenseFfn, LatentAttention, Layer, MoeFfn, NativeFormats
+from taygeta.spec.mixers import Attention, LatentAttention
+from taygeta.spec.model import DenseFfn, Layer, MoeFfn, NativeFormats
 
 _BASES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 _STEMS = ("model", "model.language_model", "language_model.model", "backbone")

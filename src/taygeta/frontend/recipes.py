@@ -10,7 +10,8 @@ import numpy as np
 
 from taygeta.base.errors import InputError
 from taygeta.frontend.arithmetic import executable
-from taygeta.spec.model import Model, Weight
+from taygeta.spec.mixers import Weight
+from taygeta.spec.model import Model
 
 
 @dataclass(frozen=True)

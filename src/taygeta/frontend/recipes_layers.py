@@ -9,7 +9,8 @@ import numpy as np
 from taygeta.frontend.arithmetic import executable
 from taygeta.frontend.mxfp4 import BLOCK, dequantise_blocks
 from taygeta.frontend.recipes import Recipe, conv1d, linear, norm, plain, rows_of, ways
-from taygeta.spec.model import Attention, DenseFfn, LatentAttention, Layer, Model, MoeFfn, Weight
+from taygeta.spec.mixers import Attention, LatentAttention, Weight
+from taygeta.spec.model import DenseFfn, Layer, Model, MoeFfn
 
 # Norms by our names and by transformers'; Gemma's post norms sit elsewhere than their names in other families say.
 _NORMS = {"mixer_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}

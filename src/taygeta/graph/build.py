@@ -21,19 +21,8 @@ from taygeta.graph.ops import (
     Visit,
 )
 from taygeta.spec.deployment import Formats
-from taygeta.spec.model import (
-    Attention,
-    Axes,
-    DenseFfn,
-    Indexer,
-    LatentAttention,
-    Layer,
-    LinearAttention,
-    Model,
-    MoeFfn,
-    StateSpace,
-    Weight,
-)
+from taygeta.spec.mixers import Attention, Axes, Indexer, LatentAttention, LinearAttention, StateSpace, Weight
+from taygeta.spec.model import DenseFfn, Layer, Model, MoeFfn
 
 # Arithmetic per element of the vector operations, counted by hand.
 NORM_FLOP = 6.0  # square, add, scale, weight, residual add, reciprocal root amortised

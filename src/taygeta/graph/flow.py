@@ -12,7 +12,8 @@ from taygeta.base.errors import InputError, UnsupportedError
 from taygeta.graph import meaning as m
 from taygeta.graph.ops import AttentionShape, Block, Op
 from taygeta.spec.arithmetic import Arithmetic, GateRule, NormRule
-from taygeta.spec.model import Attention, DenseFfn, LatentAttention, Layer, Model, MoeFfn
+from taygeta.spec.mixers import Attention, LatentAttention
+from taygeta.spec.model import DenseFfn, Layer, Model, MoeFfn
 
 STREAM = ("x", "delta")  # what blocks take and give: the residual stream, and what is still to be added to it
 # transformers' names of the activations that GateRule knows under another name

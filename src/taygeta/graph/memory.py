@@ -14,7 +14,8 @@ from taygeta.base.formats import format_of
 from taygeta.graph.ops import ExpertShape, Graph, Op
 from taygeta.graph.partition import stages
 from taygeta.spec.deployment import Deployment, Parallelism, divides_heads
-from taygeta.spec.model import Attention, LatentAttention, Layer, LinearAttention, StateSpace
+from taygeta.spec.mixers import Attention, LatentAttention, LinearAttention, StateSpace
+from taygeta.spec.model import Layer
 
 MAX_IDEA = 64  # degrees of parallelism that a message proposes
 STATE_BYTES = 4  # recurrent states are kept in fp32 by every engine; convolution histories in bf16

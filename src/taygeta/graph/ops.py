@@ -19,7 +19,7 @@ from math import prod
 
 from taygeta.base.formats import format_of
 from taygeta.graph.meaning import Meaning
-from taygeta.spec.model import Axes, Weight
+from taygeta.spec.mixers import Axes, Weight
 
 BATCH_AXES = ("tokens", "requests", "absorbed", "expanded", "routed", "merged", "gathered")
 STORED_ELSEWHERE = "again"  # the part of a weight that is read a second time, under other axes, and stored once

@@ -16,7 +16,8 @@ from taygeta.graph.build import build, rows
 from taygeta.graph.meaning import AllGather, AllReduce, Send
 from taygeta.graph.ops import AttentionShape, Block, ExpertShape, Graph, Op, ScanShape, Slab, Visit, shard
 from taygeta.spec.deployment import Deployment, Parallelism
-from taygeta.spec.model import Model, Weight
+from taygeta.spec.mixers import Weight
+from taygeta.spec.model import Model
 
 # Axes that tensor parallelism divides. kv_heads and groups are repeated where there are more ranks than heads.
 _DIVIDED: tuple[str, ...] = ("heads", "d_ff", "vocab", "value_heads", "conv_channels")

@@ -18,7 +18,8 @@ from taygeta.graph.meaning import Embed, Experts, Linear
 from taygeta.graph.ops import Block, ExpertShape, Graph
 from taygeta.graph.partition import partition
 from taygeta.spec.deployment import Formats, Parallelism
-from taygeta.spec.model import Axes, Model
+from taygeta.spec.mixers import Axes
+from taygeta.spec.model import Model
 
 _PLAIN = Formats(*["bf16"] * 8)
 _HEADS = ("heads", "kv_heads")  # never padded: queries of a rank would lose their keys

@@ -7,7 +7,8 @@ from taygeta.base.formats import format_of
 from taygeta.report.view import Cell, Column, Fact, Grid, View, cells
 from taygeta.report.words import count, number, size
 from taygeta.spec.fields import FIELDS
-from taygeta.spec.model import Attention, LatentAttention, LinearAttention, Model, MoeFfn, StateSpace
+from taygeta.spec.mixers import Attention, LatentAttention, LinearAttention, StateSpace
+from taygeta.spec.model import Model, MoeFfn
 from taygeta.spec.sheet import Entry, Sheet
 
 _NATIVE = ("attention", "ffn", "experts", "shared", "head", "activations", "kv")

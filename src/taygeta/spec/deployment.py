@@ -15,7 +15,8 @@ from taygeta.base.errors import InputError
 from taygeta.base.formats import format_of
 from taygeta.spec.chip import Chip
 from taygeta.spec.engine import Engine
-from taygeta.spec.model import LinearAttention, Model, MoeFfn
+from taygeta.spec.mixers import LinearAttention
+from taygeta.spec.model import Model, MoeFfn
 
 MAX_CHIPS = 1 << 17
 MAX_SKEW = 3.0

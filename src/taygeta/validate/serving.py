@@ -11,7 +11,8 @@ from taygeta.frontend.catalog import model as find_model
 from taygeta.spec.chip import Chip
 from taygeta.spec.deployment import Deployment, Formats, Parallelism, check_parallelism, choose_formats
 from taygeta.spec.engine import engine as find_engine
-from taygeta.spec.model import LatentAttention, Model
+from taygeta.spec.mixers import LatentAttention
+from taygeta.spec.model import Model
 from taygeta.validate.systems import Systems
 
 NODE_CHIPS = 8  # no run of these tables spans more than a node of eight
