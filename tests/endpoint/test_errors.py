@@ -77,7 +77,7 @@ def test_fields(client: httpx.Client, more: dict[str, Any], param: str, message:
     [
         {"echo": True}, {"suffix": "x"}, {"best_of": 2}, {"logprobs": 1}, {"prompt": []}, {"prompt": [[]]},
         {"prompt": [-1]}, {"prompt": [1, "a"]}, {"prompt": {}}, {"stop": ["a"] * 17}, {"stop": ""}, {"stop": [""]},
-        {"seed": 1 << 63}, {"prompt": ["a"] * 65, "n": 2}, {"priority": 1.5}, {"stream": "yes"}, {"user": 5},
+        {"seed": (1 << 63) + 1}, {"prompt": ["a"] * 65, "n": 2}, {"priority": 1.5}, {"stream": "yes"}, {"user": 5},
         {"stream": True, "stream_options": {"include_usage": 1}}, {"logit_bias": {"5": "x"}},
     ],
 )  # fmt: skip

@@ -30,7 +30,7 @@ def _all_whole(values: list[float]) -> list[int]:
 
 
 WHOLE = BeforeValidator(_whole)
-Int64 = Annotated[int, Field(ge=-INT64, lt=INT64), WHOLE]
+Int64 = Annotated[int, Field(ge=-INT64, le=INT64), WHOLE]  # both bounds are whole as floats, as OpenAPI has them
 Count = Annotated[int, Field(ge=1, lt=INT31), WHOLE]
 StopText = Annotated[str, Field(min_length=1, max_length=1024)]
 _TOKENS = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": INT31 - 1}, "minItems": 1}
