@@ -223,13 +223,17 @@ def _scattered(axes: tuple[Axis, ...]) -> bool:
 
 def _view(array: np.ndarray, axes: tuple[Axis, ...], count: int) -> np.ndarray | None:
     """The elements as a view with the cores' entries first, or None where a core's part is not whole."""
-    found = array[tuple([slice(a.start, a.start + a.extent) if a.extent else a.start for a in axes])]
-    if not any(a.step for a in axes):
-        return found[None]
-    if any(a.start + a.step * (count - 1) + max(1, a.extent) > n for a, n in zip(axes, array.shape, strict=True)):
+    steps = any(a.step for a in axes)
+    if steps and any(
+        a.start + a.step * (count - 1) + max(1, a.extent) > n for a, n in zip(axes, array.shape, strict=True)
+    ):
         return None
+    # Slices alone: an index on every axis would give a scalar, a copy.
+    found = array[tuple([slice(a.start, a.start + max(1, a.extent)) for a in axes])]
+    kept = [i for i, a in enumerate(axes) if a.extent]
     ahead = sum(a.step * stride for a, stride in zip(axes, array.strides, strict=True))
-    return as_strided(found, (count, *found.shape), (ahead, *found.strides))
+    shape, strides = [found.shape[i] for i in kept], [found.strides[i] for i in kept]
+    return as_strided(found, (count if steps else 1, *shape), (ahead, *strides))
 
 
 def _key(axes: tuple[Axis, ...], count: int) -> tuple[Any, ...]:
