@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from taygeta.compiler.compile import Compiled, compile_graph
+from taygeta.compiler.program import Instruction, Loop, Program
 from taygeta.frontend.huggingface import import_config
 from taygeta.graph.build import build
 from taygeta.graph.ops import Graph
@@ -77,3 +78,19 @@ def weights_of(graph: Graph, seed: int = 5) -> dict[tuple[int | None, str], np.n
                 scale = 1.0 if "norm" in w.name else 0.4 * shape[0] ** -0.5
                 out[visit.layer, w.name] = (random.standard_normal(shape) * scale).astype(np.float32)
     return out
+
+
+def without(program: Program, number: int) -> Program:
+    """The program without the n-th instruction of its listing."""
+    count = iter(range(1 << 30))
+
+    def walk(body):
+        out = []
+        for item in body:
+            if isinstance(item, Loop):
+                out.append(replace(item, body=walk(item.body)))
+            elif not isinstance(item, Instruction) or next(count) != number:
+                out.append(item)
+        return tuple(out)
+
+    return replace(program, body=walk(program.body))

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from compiled import CONFIGS, deployed, step
+from compiled import CONFIGS, deployed, step, without
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taygeta.base.errors import DoesNotFitError, UnsupportedError
 from taygeta.compiler.compile import compile_step, patterns
 from taygeta.compiler.place import _first_fit
-from taygeta.compiler.program import Buffer, Instruction, Loop, Program
+from taygeta.compiler.program import Buffer
 from taygeta.compiler.target import target
 from taygeta.compiler.text import parse, show
 from taygeta.compiler.tiling import Multiply, cut, divisors, padded_rows
@@ -52,22 +52,6 @@ def test_the_plain_machine_gives_the_same_clocks(name):
     assert Plain(compiled.program, compiled.target, routing).cycles == fast.cycles
 
 
-def _without(program: Program, number: int) -> Program:
-    """The program without the n-th instruction of its listing."""
-    count = iter(range(1 << 30))
-
-    def walk(body):
-        out = []
-        for item in body:
-            if isinstance(item, Loop):
-                out.append(replace(item, body=walk(item.body)))
-            elif not isinstance(item, Instruction) or next(count) != number:
-                out.append(item)
-        return tuple(out)
-
-    return replace(program, body=walk(program.body))
-
-
 @pytest.mark.parametrize("name", ["llama", "deepseek_v3"])
 def test_a_program_that_lacks_a_wait_is_rejected(name):
     program = step(name, 2, 12, 20, 2).program
@@ -75,7 +59,7 @@ def test_a_program_that_lacks_a_wait_is_rejected(name):
     chosen = [n for n, i in enumerate(listing) if i.kind == "wait" and ".free" not in i.semaphore]
     for number in np.random.default_rng(3).choice(chosen, 12, replace=False):
         with pytest.raises(ProgramError):
-            verify(_without(program, int(number)))
+            verify(without(program, int(number)))
 
 
 def test_a_program_that_computes_less_is_rejected():
@@ -90,7 +74,7 @@ def test_a_program_that_computes_less_is_rejected():
     assert len(chosen) > 40
     for number in np.random.default_rng(4).choice(chosen, 16, replace=False):
         with pytest.raises(ProgramError):
-            verify(_without(program, int(number)))
+            verify(without(program, int(number)))
 
 
 @pytest.mark.parametrize(("name", "sizes"), [("gpt2", (1, 1, 40, 1)), ("gpt_oss", (2, 12, 20, 2))])

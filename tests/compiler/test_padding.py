@@ -6,14 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from compiled import HEADS, WIDE, deployed, model, reducing, weights_of
+from compiled import HEADS, WIDE, deployed, model, reducing, weights_of, without
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from taygeta.base.errors import UnsupportedError
 from taygeta.compiler.compile import Compiled, compile_graph
 from taygeta.compiler.padding import ZEROS_BYTES, piece
-from taygeta.compiler.program import Instruction, Loop, Program
 from taygeta.compiler.text import parse, show
 from taygeta.compiler.tiling import padded_rows
 from taygeta.compiler.verify import ProgramError, verify
@@ -82,23 +81,7 @@ def test_rows_of_no_token_are_missed(name, requests, new):
     assert chosen
     for number in chosen:
         with pytest.raises(ProgramError, match="it reads what nothing has written before"):
-            verify(_without(found.program, number))
-
-
-def _without(program: Program, number: int) -> Program:
-    """The program without the n-th instruction of its listing."""
-    count = iter(range(1 << 30))
-
-    def walk(body):
-        out = []
-        for item in body:
-            if isinstance(item, Loop):
-                out.append(replace(item, body=walk(item.body)))
-            elif not isinstance(item, Instruction) or next(count) != number:
-                out.append(item)
-        return tuple(out)
-
-    return replace(program, body=walk(program.body))
+            verify(without(found.program, number))
 
 
 @pytest.mark.parametrize(("requests", "new"), [(8, 1), (16, 1), (4, 16), (2, 64)])

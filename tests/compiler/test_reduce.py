@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from compiled import LAB, deployed, reducing, weights_of
+from compiled import LAB, deployed, reducing, weights_of, without
 
 from taygeta.base.errors import InputError
 from taygeta.compiler import experts, linear, reduce
 from taygeta.compiler.compile import Compiled, compile_graph
 from taygeta.compiler.functions import FUNCTIONS
 from taygeta.compiler.normed import Normed
-from taygeta.compiler.program import Instruction, Loop, Phase, Program
+from taygeta.compiler.program import Loop, Phase
 from taygeta.compiler.text import parse, show
 from taygeta.compiler.verify import ProgramError, verify
 from taygeta.graph import meaning as m
@@ -58,22 +58,6 @@ def test_sums_over_chips_are_proved_read_back_and_bounded(name, sizes, pieces):
     assert timed.cycles <= bounds.upper * (1 + 1e-12)
 
 
-def _without(program: Program, number: int) -> Program:
-    """The program without the n-th instruction of its listing."""
-    count = iter(range(1 << 30))
-
-    def walk(body):
-        out = []
-        for item in body:
-            if isinstance(item, Loop):
-                out.append(replace(item, body=walk(item.body)))
-            elif not isinstance(item, Instruction) or next(count) != number:
-                out.append(item)
-        return tuple(out)
-
-    return replace(program, body=walk(program.body))
-
-
 @pytest.mark.parametrize("pieces", [False, True])
 def test_what_a_sum_over_chips_needs_cannot_be_left_out(pieces):
     """Every wait, signal, send, transfer and addition, dropped: the program is refused.
@@ -96,7 +80,7 @@ def test_what_a_sum_over_chips_needs_cannot_be_left_out(pieces):
     assert len(chosen) > 20
     for number in chosen:
         with pytest.raises(ProgramError):
-            verify(_without(program, number))
+            verify(without(program, number))
 
 
 class Run:

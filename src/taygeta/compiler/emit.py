@@ -111,6 +111,19 @@ class Ring:
         self.emitter.signal(self.producer, f"{self.name}.full", cores)
         self.emitter.wait(self.consumer, f"{self.name}.full", cores)
 
+    def converted(self, into: Ring | None, slot: Slot, cores: int) -> tuple[Slot, Ring]:
+        """Return what a multiply reads of a full slot, and the ring to release then.
+
+        into: slots in the multiply's own format, which the vector engine fills from this ring's; None: it reads these.
+        """
+        if into is None:
+            return slot, self
+        found = into.fill(cores)
+        self.emitter.run("vector", "quantise", (box(found[0]),), (box(slot[0]),), cores)
+        self.release(cores)
+        into.filled(cores)
+        return found, into
+
     def release(self, cores: int) -> None:
         """The consumer gives the oldest slot that it has back."""
         self.emitter.signal(self.consumer, f"{self.name}.free", cores)

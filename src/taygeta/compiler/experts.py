@@ -300,13 +300,7 @@ class _Experts:
         place = (self.c.visits.index, self._expert(), only(0, (f"core%{f.grid_n}", 1)), only(start + d, step))
         e.run("stream", "dma", (box(w),), (box(weights, *place, span(f.tile_cols), span(f.tile_depth)),), cores)
         rings["w"].filled(cores)
-        taken, ring = w, rings["w"]
-        if "wide" in rings:
-            (taken,) = rings["wide"].fill(cores)
-            e.run("vector", "quantise", (box(taken),), (box(w),), cores)
-            ring.release(cores)
-            ring = rings["wide"]
-            ring.filled(cores)
+        (taken,), ring = rings["w"].converted(rings.get("wide"), (w,), cores)
         left = box(a, Index(0, self.cap, (), "", True), span(f.tile_depth, d * f.tile_depth))
         e.run("tensor", "matmul", (sums,), (left, box(taken)), cores, mode=self.mode, add=int(d > 0))
         ring.release(cores)

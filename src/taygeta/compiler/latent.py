@@ -215,13 +215,7 @@ class _Grouped:
         columns = self._head(head, self.source.stride, self.source.width)
         e.run("load", "dma", (box(a),), (c.part(self.source.held, c.carry, rows, columns),), cores)
         rings["a"].filled(cores)
-        left, ring = a, rings["a"]
-        if "operand" in rings:
-            (left,) = rings["operand"].fill(cores)
-            e.run("vector", "quantise", (box(left),), (box(a),), cores)
-            ring.release(cores)
-            ring = rings["operand"]
-            ring.filled(cores)
+        (left,), ring = rings["a"].converted(rings.get("operand"), (a,), cores)
         (acc,) = rings["sums"].fill(cores)
         e.run("tensor", "matmul", (box(acc),), (box(left), box(w)), cores, mode=self.mode, add=0)
         ring.release(cores)
