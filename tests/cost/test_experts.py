@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,6 +11,7 @@ from taygeta.cost.experts import (
     by_expert,
     expert_layer,
     grouped_matmul,
+    hit_by,
     power_law_quantile,
     power_law_span,
     routing_even,
@@ -104,6 +106,28 @@ def test_row_tiles_by_hand():
 def test_independent_routing_hits_the_occupancy_formula():
     # 2 of 8 experts per token, 2 tokens: an expert is missed with probability (3/4)^2.
     assert routing_independent(2.0, 2.0, 8.0, 1.0).hit == pytest.approx(8.0 * (1.0 - 0.5625))
+
+
+@pytest.mark.parametrize("tokens", [4, 8, 16, 64, 256])
+def test_fullest_rank_hits_as_many_experts_as_drawn_ones(tokens):
+    # 8 of 256 experts on 8 ranks, drawn 400 times: distinct experts of the rank with most rows.
+    draw = np.random.Generator(np.random.PCG64(1))
+    hit = []
+    for _ in range(400):
+        chosen = np.argsort(draw.random((tokens, 256)), axis=1)[:, :8]
+        ranks = np.bincount(chosen.ravel() // 32, minlength=8)
+        mine = chosen[chosen // 32 == ranks.argmax()]
+        hit.append(len(set(mine.tolist())))
+    assert routing_independent(float(tokens), 8.0, 256.0, 8.0).hit == pytest.approx(np.mean(hit), rel=0.11)
+
+
+def test_more_rows_hit_experts_that_none_had_hit():
+    # 8 of 32 experts hit leave 3 of 4 without a row; twice the rows leave 9 of 16 of them.
+    assert hit_by(1.0, 8.0, 32.0) == pytest.approx(8.0)
+    assert hit_by(2.0, 8.0, 32.0) == pytest.approx(32.0 * 7.0 / 16.0)
+    assert hit_by(3.0, 32.0, 32.0) == 32.0  # all are hit already
+    few = routing_skewed(4.0, 8.0, 256.0, 8.0, 1.01)
+    assert 1.3 * 4.0 < few.hit <= few.rows  # the mean rank has 4 rows
 
 
 def test_skewed_routing_against_counting():

@@ -230,3 +230,58 @@ def test_results_turn_into_a_data_frame():
     pytest.importorskip("polars")
     found = tg.frame(tg.compare("gpt2", ["h100", "graviton4"]))
     assert found.height == 2
+
+
+def _served(engine, on, tp=8):
+    return tg.deploy("deepseek-v3", on=f"{on}:{tp}", tp=tp, engine=engine)
+
+
+def _ops(d, batch):
+    return {(op.part, op.name): op for op in StepModel(d).cost(batch).ops}
+
+
+def test_a_shared_expert_is_one_more_of_the_routed_ones_where_the_engine_fuses_it():
+    # One token hits 8 routed experts of 7,168 x 2,048 x 3 / 8 weights, and the shared one.
+    fused = _served("sglang", "h200")
+    apart = replace(fused, engine=replace(fused.engine, shared_fused="", shared_beside=0))
+    batch = tg.Batch.decode(1, 100)
+    one, nine = _ops(apart, batch), _ops(fused, batch)
+    experts = ("experts", "experts")
+    assert nine[experts].flop == pytest.approx(one[experts].flop * 9 / 8)
+    assert nine[experts].hbm_bytes == pytest.approx(one[experts].hbm_bytes * 9 / 8)
+    assert sum(op.seconds for (part, _), op in nine.items() if part == "shared experts") == 0.0
+    assert sum(op.seconds for (part, _), op in one.items() if part == "shared experts") > 0.0
+    assert sum(op.flop for op in nine.values()) == pytest.approx(sum(op.flop for op in one.values()))
+    assert nine[experts].seconds > one[experts].seconds
+    assert StepModel(fused).seconds(batch) < StepModel(apart).seconds(batch)
+
+
+@pytest.mark.parametrize(("on", "spread"), [("b200:8", {"tp": 8}), ("h200:8", {"tp": 8, "ep": 8})])
+def test_shared_experts_run_apart_under_other_kernels_and_on_expert_parallel_ranks(on, spread):
+    d = tg.deploy("deepseek-v3", on=on, engine="sglang", **spread)
+    shared = [op for (part, _), op in _ops(d, tg.Batch.decode(1, 100)).items() if part == "shared experts"]
+    assert all(op.seconds > 0.0 for op in shared)
+
+
+def test_launches_hide_while_shared_experts_run_beside_the_routed_ones():
+    beside = _served("sglang", "b200")
+    alone = replace(beside, engine=replace(beside.engine, shared_beside=0))
+    for tokens, hidden in ((1024, True), (1025, False)):
+        batch = tg.Batch.prefill(1, tokens)
+        for name in ("shared_up", "activation", "shared_down"):
+            x, y = (_ops(d, batch)["shared experts", name] for d in (beside, alone))
+            assert x.seconds == pytest.approx(y.seconds - y.busy[-1] if hidden else y.seconds)
+            assert y.busy[-1] > 0.0
+            assert (x.busy[-1] == 0.0) == hidden
+
+
+def test_block_scales_take_a_kernel_of_their_own():
+    d = _served("trtllm", "h200")
+    fused = replace(d, engine=replace(d.engine, block_launches=0.0))
+    one, none = (_ops(x, tg.Batch.decode(1, 100))["attention", "q_b"].seconds / 61 for x in (d, fused))
+    assert one - none == pytest.approx(2.6e-6)  # the launch of this chip
+
+
+def test_expert_layers_with_block_scales_have_constants_of_their_own():
+    experts = _ops(_served("trtllm", "h200"), tg.Batch.decode(1, 100))["experts", "experts"]
+    assert experts.busy[-1] / 58 == pytest.approx(4.6 * 2.6e-6 + 290e-9 * 256)

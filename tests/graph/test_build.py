@@ -59,6 +59,21 @@ def test_deepseek_expands_from_171_tokens():
     assert expand_from(LatentAttention(128, 1536, 512, 128, 64, 128)) == 171
 
 
+def test_layers_that_choose_their_keys(deploy):
+    found = ops(deploy(model("glm-5"), 8, tp=8))
+    assert "expand latents" not in found  # queries share no keys
+    attend, scores = found["latent attention"].detail, found["index scores"].detail
+    assert (attend.heads, attend.kv_heads, attend.qk_dim, attend.v_dim, attend.top_k) == (8, 1, 576, 512, 2048)
+    assert attend.rebuilt == (192 + 64, 256)
+    assert attend.expand_from > 2**50  # never
+    assert (scores.heads, scores.qk_dim, scores.v_dim, scores.top_k) == (32, 128, 0, 2048)  # all heads on every rank
+    assert scores.scores_only
+    assert not attend.scores_only
+    written = found["index quantise and cache write"].writes
+    assert [s.row_bytes for s in written] == [32 * 128, 128]  # fp8
+    assert found["index norm and rotary"].weight_elements() == 2 * 128  # scale and shift of the keys' norm
+
+
 def test_native_formats_of_gpt_oss(deploy):
     found = ops(deploy(model("gpt-oss-120b")))
     assert found["experts"].weight_format == "mxfp4"

@@ -117,7 +117,8 @@ def real(error: float = 0.0, chips: int = 1) -> Deployment:
     """GPT-2 on a measured chip, nothing assumed but the error of a step, on an engine without host time."""
     d = deploy("gpt2", on=f"h100:{chips}", tp=1)
     constants = MappingProxyType({**d.chip.constants, "error.step": error})
-    engine = replace(d.engine, host_step=0.0, host_request=0.0, prompt_step=0.0, first_delay=0.0)
+    host = dict.fromkeys(("host_step", "host_request", "eager_launch", "prompt_step", "first_delay"), 0.0)
+    engine = replace(d.engine, **host)
     return replace(d, chip=replace(d.chip, constants=constants), engine=engine, corners=())
 
 

@@ -16,11 +16,13 @@ from taygeta.serving.fleet import Fleet, Pool
 from taygeta.serving.plain import run_plain
 from taygeta.serving.setup import prepare
 from taygeta.spec.catalog import chip
+from taygeta.spec.engine import engine
+from taygeta.spec.launch import Case
 from taygeta.validate import tables
-from taygeta.validate.e2e import NO_WORKERS, answer, row_of
-from taygeta.validate.harness import harness_of, recipe_of
+from taygeta.validate.e2e import NO_WORKERS, Runner, answer, row_of
+from taygeta.validate.harness import harness_of
 from taygeta.validate.run import result
-from taygeta.validate.serving import Spread, deployed_formats, formats_of, spread_of
+from taygeta.validate.serving import Deployments, Spread, deployed_formats, formats_of, spread_of
 from taygeta.validate.systems import Systems
 
 
@@ -67,18 +69,25 @@ def test_an_unknown_mode_is_refused():
 def test_a_label_of_the_width_of_the_checkpoint_means_the_checkpoint():
     blocks, plain, hopper = model("deepseek-ai/DeepSeek-R1"), model("meta-llama/Llama-3.1-70B"), chip("h200")
     labels = formats_of({"precision": "fp8", "gemm_quant_mode": "fp8", "moe_quant_mode": "fp8"})
-    assert deployed_formats(blocks, hopper, "sglang", labels).experts == "fp8_block"
-    assert deployed_formats(plain, hopper, "vllm", labels).ffn == "fp8_static"
+    assert deployed_formats(blocks, hopper, engine("sglang"), labels).experts == "fp8_block"
+    assert deployed_formats(plain, hopper, engine("vllm"), labels).ffn == "fp8_static"
     mixed = formats_of({"precision": "fp8", "gemm_quant_mode": "fp8", "moe_quant_mode": "fp8_block"})
     assert mixed[:2] == ("fp8_block", "fp8_block")
 
 
-def test_nvfp4_leaves_latent_attention_alone_and_caches_are_fp8_where_4_bits_are():
+def test_nvfp4_leaves_latent_attention_alone_and_caches_are_as_the_recipe_says():
     labels = formats_of({"precision": "fp4", "gemm_quant_mode": "nvfp4", "moe_quant_mode": "nvfp4"})
-    latent = deployed_formats(model("deepseek-ai/DeepSeek-R1"), chip("b200"), "sglang", labels)
+    narrow = replace(engine("sglang"), kv_format="fp8")
+    latent = deployed_formats(model("deepseek-ai/DeepSeek-R1"), chip("b200"), narrow, labels)
     assert (latent.attention, latent.ffn, latent.experts, latent.kv) == ("bf16", "nvfp4", "nvfp4", "fp8")
-    plain = deployed_formats(model("meta-llama/Llama-3.1-70B"), chip("b200"), "vllm", labels)
-    assert (plain.attention, plain.ffn) == ("nvfp4", "nvfp4")
+    plain = deployed_formats(model("meta-llama/Llama-3.1-70B"), chip("b200"), engine("vllm"), labels)
+    assert (plain.attention, plain.ffn, plain.kv) == ("nvfp4", "nvfp4", "bf16")
+
+
+def test_the_case_of_a_row_has_the_formats_of_its_labels():
+    labels = formats_of({"precision": "fp4", "gemm_quant_mode": "nvfp4", "moe_quant_mode": "nvfp4"})
+    found = Deployments(Systems()).case("deepseek-ai/DeepSeek-R1", "b200_sxm", Spread(4, 2, 8, 1), labels)
+    assert found == Case("latent", True, "nvfp4", four_bit=True, chips=8)
 
 
 def test_lengths_are_drawn_unless_the_source_fixes_them():
@@ -86,8 +95,11 @@ def test_lengths_are_drawn_unless_the_source_fixes_them():
     assert row_of(named).load == Load(900, 900, 16)
     fixed = {**named, "source": "gap_analysis", "backend": "sglang", "isl": 1024, "osl": 128}
     assert row_of(fixed).load == Load(1024, 128, 16, equal_lengths=True)
-    assert row_of({**fixed, "isl": 1000}).load == Load(900, 115, 16)  # the campaign with lengths in thousands
-    assert row_of({**fixed, "backend": "vllm"}).load == Load(922, 115, 16)  # waves break up
+    assert row_of({**fixed, "backend": "vllm"}).load == Load(1024, 128, 16, equal_lengths=True)
+    thousands = row_of({**fixed, "isl": 1000})  # dozens in flight of the campaign with lengths in thousands
+    assert (thousands.load, thousands.harness.rounds) == (Load(900, 115, 16), 5)
+    few = row_of({**fixed, "isl": 1000, "concurrency": 8.0})
+    assert (few.load, few.harness.rounds) == (Load(1000, 128, 8, equal_lengths=True), 10)
     # the scenarios of InferenceX are its runs, whoever quotes them: 0.9 x 1,024 and 0.9 x 8,192
     assert row_of({**fixed, "isl": 1024, "osl": 8192}).load == Load(922, 7373, 16)
 
@@ -101,7 +113,7 @@ def test_requests_in_flight_come_from_the_batch_where_nothing_else_says():
 def test_a_row_is_the_simulation_of_its_benchmark(write):
     """The same deployment built by hand, under the recipe of the benchmark, serves the same requests."""
     d = Recipe("meta-llama/Llama-3.1-70B", "h100:4", tp=4, weights="fp8_static", engine="vllm@inferencex").build()
-    d = replace(d, formats=replace(d.formats, kv="bf16"), corners=())
+    d = replace(d, formats=replace(d.formats, kv="fp8"), corners=())
     row = e2e_row(precision="", source="inferencex_db")
     asked = harness_of(row, 16)
     assert (asked.benchmark, asked.drawn, len(asked.traffic().isl)) == ("inferencex", True, 160)
@@ -112,14 +124,19 @@ def test_a_row_is_the_simulation_of_its_benchmark(write):
     assert found["predicted_tpot_s"] == pytest.approx(np.mean(tpot), rel=0.01)
 
 
-def test_recipes_follow_the_benchmark_and_what_the_chip_computes_in():
-    few, many = (harness_of(e2e_row(source="inferencex_db"), concurrency) for concurrency in (4, 64))
-    assert recipe_of("sglang", chip("b200"), few) == "sglang@inferencex-10"
-    assert recipe_of("sglang", chip("b200"), many) == "sglang@inferencex-30"
-    assert recipe_of("sglang", chip("h200"), many) == "sglang@inferencex"
-    assert recipe_of("vllm", chip("b200"), many) == "vllm@inferencex"
-    fixed = harness_of({**e2e_row(), "source": "gap_analysis", "backend": "sglang", "isl": 2048}, 4)
-    assert (recipe_of("sglang", chip("h100"), fixed), fixed.drawn) == ("sglang@gap_analysis", False)
+def test_the_recipe_of_a_row_is_that_of_its_benchmark():
+    public = e2e_row(source="inferencex_db", backend="sglang")
+    assert row_of(public).recipe == "sglang@inferencex"
+    assert row_of({**public, "source": "gap_analysis", "isl": 2048}).recipe == "sglang@gap_analysis"
+
+
+def test_a_load_sets_the_engine_of_a_run_and_not_its_kernels(write):
+    """TensorRT-LLM's scripts give dense models a budget of their longest sequence; kernels know no load."""
+    runner = Runner(Systems())
+    rows = [row_of(e2e_row(source="inferencex_db", backend="trtllm", isl=isl, osl=1024)) for isl in (1024, 8192)]
+    short, long = (runner.setup(row).kinds[0] for row in rows)
+    assert (short.limits.token_budget, long.limits.token_budget) == (1024 + 1024 + 256, 8192 + 1024 + 256)
+    assert short.pool.deployment is long.pool.deployment
 
 
 def test_a_row_with_prefill_and_decode_apart_is_answered_where_it_says_on_how_many_chips(write):

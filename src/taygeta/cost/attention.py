@@ -67,6 +67,7 @@ class AttentionConstants(NamedTuple):
     convert_rows: float = 0.0  # query rows whose exponentials wait for converted values of their key; 0, 64 or 128
     most_splits: float = math.inf  # parts that a context is cut into at most; 16 to inf
     sequence: float = 0.0  # s for each sequence of a decode, whose lengths a scheduler on the chip reads; 0 to 20 ns
+    sparse_rows: float = 0.0  # fewest heads that a kernel of sparse prefill takes; 0: none is published; 16 to 128
     row: float = 0.0  # s of a decode tile for each query row beyond the narrowest tile's; 0 to 40 ns
     usable_cache: float = 0.0  # share of the shared cache that keeps all of what is walked over again; 0 to 1
     stream_start: float = 1.5e-6  # s until main memory streams at full rate to all cores; 0 to 3 us
@@ -192,7 +193,7 @@ def attention(
     tiles = sequences * kv_heads * math.ceil(heads / kv_heads / together) * math.ceil(new_tokens / rows)
     multiplied = math.ceil(tokens * together / hw.tile_rows) * hw.tile_rows
     load = kv_bytes / (min(hw.core_port * hw.clock, c.core_stream) if decode else hw.core_port * hw.clock)
-    compute, key = _key_seconds(multiplied, width, load, peak, narrow, hw, c)
+    compute, key = key_seconds(multiplied, width, load, peak, narrow, hw, c)
     converted = kv_bytes / kv_element_bytes if decode and kv_element_bytes < 2.0 else 0.0
     convert = converted / (c.convert_rate * hw.clock)
     if converted > 0.0:
@@ -222,13 +223,13 @@ def attention(
         shared = traffic / (hw.cache_bandwidth * c.cache_efficiency)
     if decode:  # the first tiles start on nothing; later ones while memory streams for others
         later = (waves - 1.0) * own
-        streamed = _overlap(max(memory, shared), walk + later, c.overlap)
+        streamed = overlapped(max(memory, shared), walk + later, c.overlap)
         if convert > 0.0:
-            streamed = _overlap(streamed, waves * walked * convert + later, STREAM_OVERLAP)
+            streamed = overlapped(streamed, waves * walked * convert + later, STREAM_OVERLAP)
         body = own + c.stream_start * cold + streamed
         fixed = hw.launch + preparation * c.decode_start + c.sequence * sequences
     else:
-        body = _overlap(max(memory, shared), walk + waves * own, STREAM_OVERLAP)
+        body = overlapped(max(memory, shared), walk + waves * own, STREAM_OVERLAP)
         fixed = hw.launch + preparation * c.prefill_start
     fixed += merge * math.log2(split) + (c.merge_start if decode and split > 1.0 else 0.0)
     return fixed + exposed + body, waves * walked * compute, exposed + memory, max(shared, walk + waves * own), fixed
@@ -277,7 +278,7 @@ def _keys(
     return squares / row_tiles * rows, longest, reach
 
 
-def _key_seconds(
+def key_seconds(
     rows: float,
     width: float,
     load: float,
@@ -289,11 +290,11 @@ def _key_seconds(
     """Return the seconds that a key costs a tile, whose load takes some: in multiplies and exponentials, and in all."""
     multiply = 2.0 * rows * width * hw.cores / (peak * c.tensor_efficiency)
     exponentials = rows * (1.0 + c.narrowing * narrow) / (hw.exp_per_clock * hw.clock)
-    compute = _overlap(multiply, exponentials, c.softmax_overlap)
-    return compute, _overlap(compute, load, c.softmax_overlap)
+    compute = overlapped(multiply, exponentials, c.softmax_overlap)
+    return compute, overlapped(compute, load, c.softmax_overlap)
 
 
-def _overlap(a: float, b: float, p: float) -> float:
+def overlapped(a: float, b: float, p: float) -> float:
     """Join two times that overlap: the p-norm, from their sum (p = 1) to the larger alone (p large)."""
     top = max(a, b)
     if top <= 0.0:

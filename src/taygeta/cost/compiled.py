@@ -20,9 +20,9 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
-from taygeta.cost import attention, collective, experts, loops, matmul, protocol, scan, step, vector
+from taygeta.cost import attention, collective, experts, loops, matmul, protocol, scan, sparse, step, vector
 
-KERNELS: tuple[ModuleType, ...] = (vector, matmul, attention, scan, experts, protocol, collective, step, loops)
+KERNELS: tuple[ModuleType, ...] = (vector, matmul, attention, sparse, scan, experts, protocol, collective, step, loops)
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:

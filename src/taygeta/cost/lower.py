@@ -7,10 +7,11 @@ import numpy as np
 from taygeta.base.formats import format_of
 from taygeta.cost import step as s
 from taygeta.cost.matmul import MatmulConstants
-from taygeta.cost.silicon import constants, core_port, experts_constants
+from taygeta.cost.silicon import constants, core_port, experts_constants, experts_library
 from taygeta.cost.vector import QuantiseConstants
 from taygeta.graph.ops import BATCH_AXES, AttentionShape, ExpertShape, Graph, Op, ScanShape
 from taygeta.spec.deployment import Deployment
+from taygeta.spec.model import MoeFfn
 
 _COLLECTIVES = {
     "all_reduce": s.ALL_REDUCE,
@@ -20,6 +21,8 @@ _COLLECTIVES = {
     "send": s.SEND,
 }
 _LOWERINGS = {"plain": s.PLAIN, "absorbed": s.ABSORBED, "expanded": s.EXPANDED}
+SHARED = "shared experts"  # part of the operations of shared experts
+_BLOCKS = ("fp8_block",)  # activations whose scales are of blocks of a row
 _NORMS = ("norm", "final norm")  # what follows an all-reduce and adds the residual
 # Vector operations that engines with fused epilogues run inside their neighbours' kernels.
 _EPILOGUES = ("rotary and cache write", "latent norms, rotary and cache write", "output gate", "gated norm")
@@ -30,11 +33,30 @@ def lower(graph: Graph, d: Deployment) -> np.ndarray:
     table = np.zeros((sum(1 for _ in graph.ops()), s.WIDTH))
     for row, (op, repeats), before in zip(table, graph.ops(), _before(graph), strict=True):
         axis = "routed" if op.kind == "experts" else op.rows
-        rides = d.engine.fused_all_reduce and op.name in _NORMS and before == "all_reduce"
-        kind, parameters = (s.VECTOR, _fused_norm(op)) if rides else _parameters(op, d)
+        if op.part == SHARED and fused_shared(d):
+            kind, parameters = s.VECTOR, (0.0,) * 6  # the experts' kernels compute it
+        elif d.engine.fused_all_reduce and op.name in _NORMS and before == "all_reduce":
+            kind, parameters = s.VECTOR, _fused_norm(op)
+        else:
+            kind, parameters = _parameters(op, d)
+            row[s.BESIDE] = d.engine.shared_beside if op.part == SHARED else 0.0
         row[:3] = kind, BATCH_AXES.index(axis), repeats
         row[s.FIRST : s.FIRST + len(parameters)] = parameters
     return table
+
+
+def fused_shared(d: Deployment) -> int:
+    """Return how many shared experts the kernels of routed ones compute as more of these; 0 where they run apart.
+
+    Fused are shared experts of the format and width of the routed ones, without a gate of their own, where every rank
+    holds a share of every expert.
+    """
+    ffn = next((layer.ffn for layer in d.model.layers if isinstance(layer.ffn, MoeFfn)), None)
+    if ffn is None or not ffn.shared_d_ff or ffn.shared_d_ff % ffn.d_ff or ffn.shared_gate or ffn.latent:
+        return 0
+    library = experts_library(d.chip, d.engine, d.formats.experts)
+    fits = d.formats.shared == d.formats.experts and d.parallelism.ep == 1 and d.parallelism.dp == 1
+    return ffn.shared_d_ff // ffn.d_ff if fits and library and library in d.engine.shared_fused.split() else 0
 
 
 def _before(graph: Graph) -> list[str]:
@@ -56,9 +78,15 @@ def peak_mode(op: Op, d: Deployment) -> str:
         return d.chip.mode(op.weight_format, op.reads[0].format)
     if op.kind == "experts":
         return d.chip.mode(op.weight_format, op.reads[0].format)
-    if op.kind == "attention":
-        return d.chip.mode("bf16", "bf16")
+    if isinstance(op.detail, AttentionShape):
+        return _attention_mode(op.detail, d)
     return d.chip.mode("bf16", "bf16") if op.kind == "scan" else ""
+
+
+def _attention_mode(shape: AttentionShape, d: Deployment) -> str:
+    """Return the compute mode of attention: the scores of an indexer take queries and keys as they are cached."""
+    fmt = shape.kv_format if shape.scores_only else "bf16"
+    return d.chip.mode(fmt, fmt)
 
 
 def _parameters(op: Op, d: Deployment) -> tuple[float, tuple[float, ...]]:
@@ -87,11 +115,13 @@ def _matmul(op: Op, d: Deployment) -> tuple[float, ...]:
     fmt = _kernel_format(op, d)
     c = constants(MatmulConstants, "matmul", chip, fmt, core_port=core_port(chip, "matmul."))
     q = constants(QuantiseConstants, "quantise", chip, activations.name)
-    quantised = activations.quantise_passes > 0
+    launches = d.engine.block_launches if activations.name in _BLOCKS else d.engine.quantise_launches
+    # Scales that are known need no pass of their own: what is not fused into the operation before is a plain cast.
+    share = 1.0 if activations.quantise_passes > 0 else min(1.0, launches) * (activations.bits < 16)
     return (
         op.n(), op.k(), op.batched(), weights.bytes_per_element, activations.bytes_per_element, output,
-        chip.peaks[mode], c.sustained, c.step_seconds, c.split_seconds, 1.0 if quantised else 0.0,
-        q.passes, q.core_bytes, d.engine.quantise_launches,
+        chip.peaks[mode], c.sustained, c.step_seconds, c.split_seconds, share,
+        q.passes, q.core_bytes, launches,
     )  # fmt: skip
 
 
@@ -137,14 +167,14 @@ def _experts(op: Op, shape: ExpertShape, d: Deployment) -> tuple[float, ...]:
         shape.experts, shape.top_k, shape.width, -(-shape.d_ff // shape.tp), 2.0 if shape.gated else 1.0, shape.ep,
         weights.bytes_per_element, activations.bytes_per_element, d.chip.peaks[mode],
         min(tuned.tensor_efficiency, sustained(d, _kernel_format(op, d))), 0.0 if taken else tuned.unpack,
-        d.skew,
+        d.skew, fused_shared(d),
     )  # fmt: skip
 
 
 def _attention(shape: AttentionShape, d: Deployment) -> tuple[float, ...]:
     kv = format_of(shape.kv_format).bytes_per_element
     return (
-        shape.heads, shape.kv_heads, shape.qk_dim, shape.v_dim, kv, d.chip.peaks[d.chip.mode("bf16", "bf16")],
+        shape.heads, shape.kv_heads, shape.qk_dim, shape.v_dim, kv, d.chip.peaks[_attention_mode(shape, d)],
         shape.window, shape.chunk, shape.top_k, _LOWERINGS[shape.lowering], shape.expand_from, shape.context_ranks,
-        1.0 if shape.shared_kv else 0.0,
+        1.0 if shape.shared_kv else 0.0, *shape.rebuilt, 0.0 if d.chip.computes(shape.kv_format) else 1.0,
     )  # fmt: skip

@@ -106,15 +106,19 @@ def collective_constants(chip: Chip, engine: Engine | None) -> CollectiveConstan
 
 
 def experts_constants(chip: Chip, engine: Engine | None, weights: str) -> ExpertsConstants:
-    """Return the constants of expert layers: of the first library of the engine that the chip has constants for."""
-    library = ""
+    """Return the constants of expert layers: of the engine's library, else the chip's own for the format."""
+    return constants(ExpertsConstants, "experts", chip, experts_library(chip, engine, weights) or weights)
+
+
+def experts_library(chip: Chip, engine: Engine | None, weights: str) -> str:
+    """Return the first library of expert layers of the engine that the chip has constants for; "" for its own."""
     if engine is not None and weights:
         bits = format_of(weights).bits
         names = engine.experts_wide if bits >= 16 else engine.experts_eight if bits >= 8 else engine.experts_four
         takes = bits >= 8 or chip.computes(weights)  # narrower weights are widened by kernels of their own
         known = (n for n in names.split() if takes and f"experts.{n}.launches" in chip.constants)
-        library = next(known, "")
-    return constants(ExpertsConstants, "experts", chip, library)
+        return next(known, "")
+    return ""
 
 
 def core_port(chip: Chip, kernel: str) -> float:

@@ -31,10 +31,17 @@ from taygeta.cost.collective import (
     reduce_scatter_two_tiers,
     send,
 )
-from taygeta.cost.experts import ExpertsConstants, expert_layer, routing_independent, routing_skewed
+from taygeta.cost.experts import (
+    ExpertsConstants,
+    expert_layer,
+    routing_independent,
+    routing_skewed,
+    routing_with_shared,
+)
 from taygeta.cost.hardware import Hardware
 from taygeta.cost.matmul import MatmulConstants, matmul, spilled_share
 from taygeta.cost.scan import ScanConstants, recurrent_flop, scan, state_bytes
+from taygeta.cost.sparse import chosen_attention, index_scores
 from taygeta.cost.vector import QuantiseConstants, VectorConstants, elementwise, quantise
 
 # Kinds of rows.
@@ -51,8 +58,9 @@ PREPARATION = 0.5
 """Share of an attention call's start that shows inside a step of many layers, where the host plans ahead (performance
 study)."""
 
-# Columns: 0 kind, 1 batch axis, 2 repeats, then parameters from FIRST on.
-FIRST, WIDTH = 3, 20
+# Columns: 0 kind, 1 batch axis, 2 repeats, then parameters from FIRST on; last, up to how many rows of the batch axis
+# the operation runs on a stream beside others.
+FIRST, WIDTH, BESIDE = 3, 20, 19
 # Outputs: seconds, then busy seconds by resource (tensor, memory, on_chip, vector, link, fixed), FLOP, compulsory
 # bytes, bytes sent.
 OUTPUTS = 10
@@ -99,6 +107,8 @@ def step(table, bound, groups, s, out):
             experts_row(row, size, s, result)
         else:
             collective_row(row, size, s, result)
+        if row[BESIDE] >= size:  # its launches hide behind the stream beside
+            result[0], result[6] = result[0] - result[6], 0.0
         for j in range(OUTPUTS):
             result[j] *= row[2]
 
@@ -112,8 +122,8 @@ def put(out, seconds, tensor, memory, on_chip, vector, link, fixed, flop, moved,
 def matmul_row(row, m, s, out):
     """n, k, batched, bytes of weights, activations, outputs, peak.
 
-    Then the format's sustained share, step and split seconds; 1 if activations are quantised first, in how many
-    passes, how many bytes a core converts in a clock, and with how many launches of its own.
+    Then the format's sustained share, step and split seconds; the share of activations that is quantised first, in how
+    many passes, how many bytes a core converts in a clock, and with how many launches of its own.
     """
     n, k, batched = row[3], row[4], row[5]
     c = s.matmul
@@ -136,7 +146,7 @@ def matmul_row(row, m, s, out):
         q = QuantiseConstants(
             row[14], row[16] * s.hw.launch, row[15], s.quantise.memory_efficiency, s.quantise.cache_share
         )
-        more, vector, stream, _, start = quantise(m * k * batched, 2.0, row[7], s.hw, q)
+        more, vector, stream, _, start = quantise(row[13] * m * k * batched, 2.0, row[7], s.hw, q)
         seconds, memory, fixed = seconds + more, memory + stream, fixed + start
     put(out, seconds, t[1], memory, t[3], vector, 0.0, fixed, 2.0 * m * n * k * batched, n * k * batched * row[6], 0.0)
 
@@ -155,7 +165,8 @@ def vector_row(row, m, s, out):
 
 def attention_row(row, groups, s, out):
     """Heads, KV heads, dimensions of queries and values, bytes of a cached element, peak, window, chunk, top-k,
-    lowering, expand_from, context ranks, shared (1 where values are a part of the keys).
+    lowering, expand_from, context ranks, shared (1 where values are a part of the keys). Where keys are chosen: the
+    dimensions of queries and values rebuilt. Where they are scored for it: 1 if cached elements are converted.
     """
     lowering, ranks = row[12], row[14]
     total = (0.0, 0.0, 0.0, 0.0, 0.0)
@@ -191,9 +202,9 @@ def attention_row(row, groups, s, out):
 def attention_group(row, count, new, context, s):
     """One plain causal group: (times, FLOP, compulsory bytes of cache)."""
     heads, kv_heads, qk, v, element = row[3], row[4], row[5], row[6], row[7]
-    window = row[9]
     if row[11] > 0.0:
-        window = row[11] if window <= 0.0 else min(window, row[11])
+        return sparse_group(row, count, new, context, s)
+    window = row[9]
     kv_bytes = element * (qk if row[15] > 0.0 else qk + v)
     # A decode's cache is cold behind a layer's weights; the keys and values of a prefill were written just before.
     warm = 0.0 if new <= DECODE_TOKENS else 1.0
@@ -222,6 +233,28 @@ def attention_group(row, count, new, context, s):
     return t, flop, count * kv_heads * reach * kv_bytes
 
 
+def sparse_group(row, count, new, context, s):
+    """One causal group of a layer that chooses its keys: the scores of all for the choice, or attention to the chosen.
+
+    FLOP count what is attended to, in the form that is run, and no padding.
+    """
+    heads, qk, v, element, peak, top_k = row[3], row[5], row[6], row[7], row[8], row[11]
+    if v <= 0.0:
+        t = index_scores(
+            count, new, context, top_k, heads, qk, element * qk, row[18], peak, PREPARATION, s.hw, s.attention
+        )
+        if t[0] <= 0.0:
+            return t, 0.0, 0.0
+        return t, attention_flop(count * visible_pairs(new, context, 0.0), heads, qk, v), count * context * element * qk
+    t = chosen_attention(
+        count, new, context, top_k, heads, qk, v, row[16], row[17], element, peak, PREPARATION, s.hw, s.attention
+    )
+    dense = new > DECODE_TOKENS and context + new <= top_k
+    pairs = count * visible_pairs(new, context, top_k)
+    flop = attention_flop(pairs, heads, row[16], row[17]) if dense else attention_flop(pairs, heads, qk, v)
+    return t, flop, count * min(context, top_k) * element * qk
+
+
 def scan_row(row, groups, s, out):
     """Heads, groups, key and value dimensions, channels and kernel of the convolution, delta rule, peak."""
     heads, key, value = row[3], row[5], row[6]
@@ -241,7 +274,8 @@ def experts_row(row, tokens, s, out):
     """Experts, top-k, width, d_ff of a rank, up-projections, ep, bytes of weights, of activations, peak.
 
     Then the share of peak that real weights sustain, the weights per clock that a core widens (0:
-    none to widen), and the exponent of a skewed routing (0: random).
+    none to widen), the exponent of a skewed routing (0: random), and the shared experts that are computed as more of
+    them.
     """
     experts, width, d_ff, gates, ep = row[3], row[5], row[6], row[7], row[8]
     c = s.experts
@@ -261,7 +295,8 @@ def experts_row(row, tokens, s, out):
         routing = routing_skewed(tokens, row[4], experts, ep, row[14])
     else:
         routing = routing_independent(tokens, row[4], experts, ep)
-    t = expert_layer(routing, width, d_ff, experts / ep, gates, row[9], row[10], row[11], s.hw, tuned)
+    routing = routing_with_shared(routing, tokens, row[15])
+    t = expert_layer(routing, width, d_ff, experts / ep + row[15], gates, row[9], row[10], row[11], s.hw, tuned)
     each = width * d_ff * (gates + 1.0)
     put(out, t[0], t[1], t[2], t[3], 0.0, 0.0, t[4], 2.0 * routing.rows * each, routing.hit * each * row[9], 0.0)
 

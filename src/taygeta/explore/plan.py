@@ -17,7 +17,7 @@ from taygeta.explore.recipe import Recipe, split_count
 from taygeta.graph.memory import largest_batch, memory
 from taygeta.graph.partition import stages
 from taygeta.spec.deployment import Deployment, Parallelism, check_parallelism, deployment
-from taygeta.spec.engine import engine
+from taygeta.spec.launch import case_of, launched
 from taygeta.spec.model import MoeFfn
 
 COMPILE_FROM = 400  # evaluations from which compiling the kernels is repaid
@@ -155,7 +155,7 @@ def base_deployment(recipe: Recipe) -> Deployment:
         model,
         chip,
         count,
-        engine(recipe.engine),
+        launched(recipe.engine, case_of(model, chip, count, recipe.weights or "")),
         Parallelism(),
         recipe.weights,
         recipe.activations,

@@ -13,8 +13,8 @@ from taygeta.graph.memory import memory
 from taygeta.spec.catalog import sheet
 from taygeta.spec.chip import Chip, assumption_group, build_chip
 from taygeta.spec.deployment import ROUTING_SKEW, Corner, Deployment, Parallelism, deployment, divides_heads
-from taygeta.spec.engine import engine
 from taygeta.spec.fields import FIELDS, TEXTS
+from taygeta.spec.launch import case_of, launched
 from taygeta.spec.model import Model
 from taygeta.spec.sheet import Sheet
 
@@ -76,7 +76,7 @@ class Recipe:
             model,
             chip,
             count or spread.chips,
-            engine(self.engine),
+            launched(self.engine, case_of(model, chip, count or spread.chips, self.weights or "")),
             spread,
             self.weights,
             self.activations,

@@ -29,6 +29,8 @@ NORM_FLOP = 6.0  # square, add, scale, weight, residual add, reciprocal root amo
 GATE_FLOP = 8.0  # sigmoid by exponential and division, two multiplies
 ROTARY_FLOP = 3.0  # two multiplies and an add
 SOFTMAX_FLOP = 4.0
+QUANTISE_FLOP = 4.0  # absolute value, maximum, scale, round
+NEVER = 2**53  # new tokens of a sequence from which it is lowered otherwise, where it never is
 
 
 def build(
@@ -167,7 +169,7 @@ class _Builder:
         w = {x.name: x for x in a.weights(self.model.d_model)}
         x = rows("tokens", self.wide)
         first = tuple(w[n] for n in ("q_a", "kv_a", "index_k", "index_weight") if n in w)
-        norms = tuple(v for n, v in w.items() if v.part == "norm")
+        norms = tuple(v for n, v in w.items() if v.part == "norm" and n != "index_k_norm")
         latent = rows("tokens", ("latent", a.kv_rank + a.rope_dim))
         stored = Slab(latent.axes, self.formats.kv)
         inner = rows("tokens", ("q_rank", a.q_rank)) if a.q_rank else x
@@ -187,14 +189,15 @@ class _Builder:
         )
         ops.append(self.matmul(q_name, "attention", inner, (w[q_name],), "attention", contract))
         if a.indexer:
-            ops += self._indexer(a.indexer, w["index_q"], inner)
-        ops += self._absorbed(a) + self._expanded(a)
+            ops += self._indexer(a.indexer, w, inner)
+        ops += self._absorbed(a) if a.indexer else self._absorbed(a) + self._expanded(a)
         return [*ops, self.matmul("o", "attention", out, (w["o"],), "attention", ("heads", "v_head_dim"))]
 
     def _absorbed(self, a: LatentAttention) -> list[Op]:
         """Queries into the latent space, attention there with one key per token for all heads, and back.
 
-        The two multiplies take the two halves of kv_b as their weights.
+        The two multiplies take the two halves of kv_b as their weights. A layer that chooses its keys is lowered so
+        whatever its batch: queries share no keys. Only short prompts rebuild them, which takes the same multiplies.
         """
         up = Weight("kv_b keys", (("heads", a.heads), ("nope_dim", a.nope_dim), ("kv_rank", a.kv_rank)), "attention")
         down = Weight(
@@ -211,8 +214,9 @@ class _Builder:
             top_k=a.indexer.top_k if a.indexer else 0,
             shared_kv=True,
             lowering="absorbed",
-            expand_from=expand_from(a),
+            expand_from=NEVER if a.indexer else expand_from(a),
             kv_format=self.formats.kv,
+            rebuilt=(a.nope_dim + a.rope_dim, a.v_head_dim) if a.indexer else (0, 0),
         )
         return [
             self.matmul("absorb keys", "attention", q, (up,), "attention", ("nope_dim",)),
@@ -229,7 +233,6 @@ class _Builder:
             a.heads,
             a.nope_dim + a.rope_dim,
             a.v_head_dim,
-            top_k=a.indexer.top_k if a.indexer else 0,
             lowering="expanded",
             expand_from=expand_from(a),
             kv_format="bf16",
@@ -247,21 +250,31 @@ class _Builder:
             Op("expanded attention", "attention", "attention", (q,), (out,), detail=shape),
         ]
 
-    def _indexer(self, i: Indexer, index_q: Weight, inner: Slab) -> list[Op]:
-        """Scores of every cached token against small index queries, and the choice of the best: no values."""
+    def _indexer(self, i: Indexer, w: dict[str, Weight], inner: Slab) -> list[Op]:
+        """Scores of every cached token against small index queries, and the choice of the best: no values.
+
+        Every rank scores for all heads, whose sum ranks the tokens. Queries and keys are rotated twice, by position
+        and by a Hadamard matrix, whose log2(dim) additions an element spread outliers before both become fp8
+        (DeepSeek-V3.2-Exp, inference/model.py); the scale of a query goes into the weights of its heads. A key's
+        own kernels are taken as hidden on a stream beside the queries'; one after the other the chain has twelve
+        (SGLang on ROCm, pull request 38583).
+        """
         q = rows("tokens", ("index_heads", i.heads), ("index_dim", i.dim))
+        k = rows("tokens", ("index_dim", i.dim))
+        gates = rows("tokens", ("index_heads", i.heads), fmt="fp32")
         contract = (inner.axes[1][0],)
-        shape = AttentionShape(i.heads, 1, i.dim, 0, shared_kv=True, kv_format="fp8")
+        shape = AttentionShape(i.heads, 1, i.dim, 0, top_k=i.top_k, shared_kv=True, kv_format="fp8")
+        small = (Slab(q.axes, "fp8"), Slab(k.axes, "fp8"))
+        norm, spread = (w["index_k_norm"],), (i.dim - 1).bit_length()
+        chosen = rows("tokens", ("top_k", i.top_k), fmt="fp32")
+        part = "attention"
         return [
-            self.matmul("index queries", "attention", inner, (index_q,), "attention", contract),
-            Op(
-                "index scores",
-                "attention",
-                "attention",
-                (q,),
-                (rows("tokens", ("top_k", i.top_k), fmt="fp32"),),
-                detail=shape,
-            ),
+            self.matmul("index queries", part, inner, (w["index_q"],), part, contract),
+            Op("index norm and rotary", "vector", part, (q, k), (q, k), norm, flop=NORM_FLOP / 2 + ROTARY_FLOP),
+            Op("index rotation", "vector", part, (q, k), (q, k), flop=spread),
+            Op("index quantise and cache write", "vector", part, (q, k), small, flop=QUANTISE_FLOP),
+            Op("index weights", "vector", part, (gates, gates), (gates,), flop=1.0),
+            Op("index scores", "attention", part, (q,), (chosen,), detail=shape),
         ]
 
     def recurrent(self, m: LinearAttention | StateSpace) -> list[Op]:

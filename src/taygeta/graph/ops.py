@@ -55,7 +55,9 @@ class AttentionShape:
 
     lowering: "plain" for attention over a KV cache, "absorbed" or "expanded" for latent attention, whose groups of a
     batch take one or the other. shared_kv: values are a part of the keys (latent attention, absorbed). top_k: cached
-    tokens that a query attends to at most (0: all). context_ranks: ranks over which the context is spread.
+    tokens that a query attends to at most (0: all); where they are chosen, rebuilt: dimensions of the queries and
+    values of a head whose keys are rebuilt, as short prompts do it. context_ranks: ranks over which the context is
+    spread.
     """
 
     heads: int
@@ -70,6 +72,12 @@ class AttentionShape:
     expand_from: int = 0
     context_ranks: int = 1
     kv_format: str = "bf16"
+    rebuilt: tuple[int, int] = (0, 0)
+
+    @property
+    def scores_only(self) -> bool:
+        """Whether this is an indexer: scores and no values."""
+        return self.v_dim == 0
 
 
 @dataclass(frozen=True)

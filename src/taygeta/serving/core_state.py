@@ -38,7 +38,7 @@ _RANK_COUNTS = (
     " queues open"
 )
 _REPLICA_COUNTS = (
-    "kind first_rank queue outstanding blocked tickets front steps waited up wanted lives log_rows log_stride"
+    "kind first_rank queue outstanding blocked tickets front steps waited unseen up wanted lives log_rows log_stride"
 )
 _REPLICA_TIMES = "intake emitted ends started busy sends receives ready since active"
 _RUN_COUNTS = (

@@ -48,12 +48,15 @@ def wake(s, n, now):
 def take_in(s, bounds, replica, now):
     """Let the scheduler see the requests that the front end has made ready."""
     queue = queue_of(s, replica.queue)
+    looks = replica.unseen >= bounds.intake_steps or bounds.intake_steps == 1
+    if looks:
+        replica.unseen = 0
     if queue.first == NONE:
         return
     idle = True
     for k in range(replica.first_rank, replica.first_rank + bounds.ranks):
         idle = idle and rank_of(s, k).running == 0
-    if replica.steps % bounds.intake_steps and not idle:
+    if not looks and not idle:
         return
     until = replica.started if bounds.plans_ahead and not idle else now  # when this step was planned
     while queue.first != NONE and request_of(s, queue.first).ready <= until:
@@ -100,6 +103,7 @@ def begin(s, bounds, n, now):
     replica.ends = max(now + seconds, loading)
     replica.busy += replica.ends - now
     replica.steps += 1
+    replica.unseen = bounds.intake_steps if prompts > 0 else replica.unseen + 1
     if (replica.steps - 1) % replica.log_stride == 0:
         write_log(s, bounds, n, now, decodes, prompts)
 

@@ -59,6 +59,7 @@ class Replica:
         self.plans: list[Plan] = []
         self.started = 0.0
         self.steps = self.waited = 0
+        self.unseen = 0  # steps since it last looked at arrivals; all it may be after one with prompts
         self.tickets = 0
         self.front = -1  # tickets of those that go to the front of the queue
         self.busy = 0.0
@@ -109,7 +110,10 @@ class Replica:
 
     def _take_in(self, now: float) -> None:
         idle = not any(rank.running for rank in self.ranks)
-        if self.steps % self.limits.intake_steps and not idle:
+        looks = self.unseen >= self.limits.intake_steps or self.limits.intake_steps == 1
+        if looks:
+            self.unseen = 0
+        if not looks and not idle:
             return
         seen = self.started if self.limits.plans_ahead and not idle else now  # when this step was planned
         while self.incoming and self.incoming[0][0] <= seen:
@@ -142,6 +146,7 @@ class Replica:
         self.ends = max(now + seconds, max(rank.loading for rank in self.ranks))
         self.busy += self.ends - now
         self.steps += 1
+        self.unseen = bounds.intake_steps if prompts else self.unseen + 1
         if (self.steps - 1) % self.log_stride == 0:
             decodes = sum(len(w[0]) for w in work)
             waiting = len(self.incoming) + sum(len(k.waiting) for k in self.ranks)

@@ -14,6 +14,7 @@ from typing import Any
 
 from taygeta.base import units
 from taygeta.base.errors import InputError, UnknownNameError
+from taygeta.base.formats import format_of
 from taygeta.spec.fields import LIBRARIES
 
 MEMORIES = ("total", "static", "free")
@@ -31,17 +32,18 @@ TensorRT-LLM's executor always mix.
 class Engine:
     """The engine's constants.
 
-    Memory. memory_fraction: share that the engine takes, of "total" memory for weights, activations and KV cache, of
-    "static" memory for weights and KV cache, or of "free" memory beside weights and activations for the KV cache
-    alone: memory_of. block_tokens: tokens of a block of the KV cache. prefix_caching: blocks of prompts are kept and
-    found again.
+    Memory. kv_format: of the KV cache where the launch sets one; "" is the checkpoint's own. memory_fraction: share
+    that the engine takes, of "total" memory for weights, activations and KV cache, of "static" memory for weights and
+    KV cache, or of "free" memory beside weights and activations for the KV cache alone: memory_of. block_tokens: tokens
+    of a block of the KV cache. prefix_caching: blocks of prompts are kept and found again.
 
     Scheduler. policy: "mixed": chunks of prompts ride on decode steps; "prefill_first": prompts run alone and before
     decodes, as many together as the budget holds; "decode_first": prompts run alone and when nothing decodes.
     token_budget: new tokens that one step may hold. sequence_limit: sequences that run at once on an attention-DP
     rank. chunks_prompts: a prompt may be split over steps. reserve: share of its answer for which a request must find
-    room before it is admitted. intake_steps: steps between two looks at new requests while others run. wait_steps:
-    steps that prompts wait at most for more of them, until they fill wait_share of the budget.
+    room before it is admitted. intake_steps: steps between two looks at new requests while others decode; after a
+    step with prompts they are looked at in any case. wait_steps: steps that prompts wait at most for more of them,
+    until they fill wait_share of the budget.
 
     Host. host_step, host_request: seconds of a step that the chip waits for, and the same for each sequence of it.
     overlaps_host: they run beside the step, which takes the longer of the two. plans_ahead: a step is planned while
@@ -56,10 +58,13 @@ class Engine:
 
     Kernels. fused_all_reduce: the all-reduce, the residual add and the norm are one kernel. fused_epilogues: rotary
     embedding, activation functions and casts ride on the neighbouring matrix multiply. quantise_launches: kernels of
-    its own for quantising the activations of a multiply. direct_start, direct_second, direct_efficiency: the engine's
+    its own for quantising the activations of a multiply; block_launches: the same where scales are of blocks of a row,
+    found as they come. direct_start, direct_second, direct_efficiency: the engine's
     own one- and two-shot all-reduce kernels, as taygeta.cost.collective names them. experts_wide, experts_eight,
     experts_four: libraries of expert layers with weights of 16, 8 and 4 bits, the first for which the chip has
-    constants; the chip's own where it has none.
+    constants; the chip's own where it has none. shared_fused: libraries that compute a shared expert as one more routed
+    expert, whose tokens are all; shared_beside: tokens of a step up to which shared experts, where they are not fused,
+    run on a stream beside the routed ones, which hides their launches.
     """
 
     name: str
@@ -73,9 +78,13 @@ class Engine:
     direct_start: float
     direct_second: float
     direct_efficiency: float
+    block_launches: float = 1.0
     experts_wide: str = ""
     experts_eight: str = ""
     experts_four: str = ""
+    shared_fused: str = ""
+    shared_beside: int = 0
+    kv_format: str = ""
     memory_of: str = "total"
     policy: str = "mixed"
     sequence_limit: int = 256
@@ -117,10 +126,12 @@ _DIMENSIONS = {
     "host_step": units.SECONDS,
     "host_request": units.SECONDS,
     "quantise_launches": units.RATIO,
+    "block_launches": units.RATIO,
     "direct_start": units.RATIO,
     "direct_second": units.RATIO,
     "direct_efficiency": units.RATIO,
     "sequence_limit": units.COUNT,
+    "shared_beside": units.COUNT,
     "block_tokens": units.COUNT,
     "reserve": units.RATIO,
     "intake_steps": units.COUNT,
@@ -136,8 +147,9 @@ _DIMENSIONS = {
     "stream_interval": units.COUNT,
     "first_error": units.RATIO,
 }
-# What a user may set for a run; the rest is fixed with the kernels.
-SCHEDULER = tuple(f.name for f in fields(Engine) if f.default is not MISSING and f.name != "sources")
+# Fixed with the kernels, or said elsewhere; the rest is what a user may set for a run.
+_FIXED = ("sources", "block_launches", "shared_fused", "shared_beside", "kv_format")
+SCHEDULER = tuple(f.name for f in fields(Engine) if f.default is not MISSING and f.name not in _FIXED)
 
 
 def engine_names() -> tuple[str, ...]:
@@ -154,19 +166,17 @@ def engine(name: str) -> Engine:
     """
     if name.endswith(".toml"):
         return _read_own(Path(name))
-    files = _files()
     plain, _, benchmark = name.lower().partition("@")
-    if plain not in files:
-        raise UnknownNameError("Engine", plain, files, f"Engines are {', '.join(engine_names())}.")
-    return _read(files[plain], benchmark)
+    return _read(plain, benchmark)
 
 
-def benchmarks(name: str) -> tuple[str, ...]:
-    """Return the public benchmarks for which an engine has settings of their own. Raises UnknownNameError."""
+@cache
+def engine_document(name: str) -> dict[str, Any]:
+    """Return the file of an engine as it is written, rules and benchmarks among it. Raises UnknownNameError."""
     files = _files()
-    if name.lower() not in files:
+    if name not in files:
         raise UnknownNameError("Engine", name, files, f"Engines are {', '.join(engine_names())}.")
-    return tuple(sorted(tomllib.loads(files[name.lower()].read_text(encoding="utf-8")).get("benchmark", {})))
+    return tomllib.loads(files[name].read_text(encoding="utf-8"))
 
 
 @cache
@@ -176,33 +186,26 @@ def _files() -> dict[str, Path]:
 
 
 @cache
-def _read(path: Path, benchmark: str = "") -> Engine:
-    document = tomllib.loads(path.read_text(encoding="utf-8"))
-    own = document.pop("benchmark", {})
+def _read(plain: str, benchmark: str) -> Engine:
+    document = dict(engine_document(plain))
+    own = document.get("benchmark", {})
     if benchmark:
         if benchmark not in own:
-            known = ", ".join(f"{path.stem}@{name}" for name in sorted(own)) or "none"
-            raise InputError(f"Engine {path.stem} has no settings for the benchmark {benchmark!r}; known are {known}.")
-        document |= _settings(own, benchmark)
+            known = ", ".join(f"{plain}@{name}" for name in sorted(own)) or "none"
+            raise InputError(f"Engine {plain} has no settings for the benchmark {benchmark!r}; known are {known}.")
+        document |= own[benchmark]
     known = {f.name for f in fields(Engine)} - {"name", "sources"}
     missing = known - set(document)
     if missing:
-        raise InputError(f"{path}: {sorted(missing)[0]} is missing.")
+        raise InputError(f"{plain}.toml: {sorted(missing)[0]} is missing.")
     values: dict[str, Any] = {}
     sources: list[str] = []
     for key in known:
         item = document[key]
-        values[key] = checked(key, item["value"], f"{path}: {key}")
+        values[key] = checked(key, item["value"], f"{plain}.toml: {key}")
         sources.append(f"{key}: {item['source']}")
-    name = f"{path.stem}@{benchmark}" if benchmark else path.stem
+    name = f"{plain}@{benchmark}" if benchmark else plain
     return Engine(name=name, sources=tuple(sorted(sources)), **values)
-
-
-def _settings(own: dict[str, dict[str, Any]], benchmark: str) -> dict[str, Any]:
-    """Return the settings of a benchmark, those of the one that it is based on among them."""
-    found = dict(own[benchmark])
-    base = found.pop("base", None)
-    return _settings(own, base) | found if base else found
 
 
 def _read_own(path: Path) -> Engine:
@@ -249,7 +252,9 @@ def checked(key: str, value: Any, where: str) -> Any:
         if str(value).lower() not in ("true", "false"):
             raise InputError(f"{where} must be true or false, not {value!r}.")
         return str(value).lower() == "true"
-    if key.startswith("experts_"):
+    if key == "kv_format":
+        return format_of(str(value)).name if value else ""
+    if key.startswith("experts_") or key == "shared_fused":
         unknown = [name for name in str(value).split() if name not in LIBRARIES]
         if unknown:
             raise InputError(f"{where} names libraries of {', '.join(LIBRARIES)}, not {unknown[0]!r}.")
@@ -264,4 +269,4 @@ def checked(key: str, value: Any, where: str) -> Any:
 
 _TYPES = {f.name: str(f.type) for f in fields(Engine)}
 _CHOICES = {"policy": POLICIES, "memory_of": MEMORIES}
-_LEAST = {"wait_steps": 0}
+_LEAST = {"wait_steps": 0, "shared_beside": 0}

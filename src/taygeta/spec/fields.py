@@ -122,6 +122,7 @@ _CONSTANTS: tuple[tuple[str, Dimension, bool | None, str], ...] = (
     ("attention.convert_rows", units.RATIO, False, "query rows whose exponentials wait for converted 8-bit values"),
     ("attention.most_splits", units.RATIO, True, "parts that a context is cut into at most"),
     ("attention.sequence", units.SECONDS, False, "time for each sequence of a decode call"),
+    ("attention.sparse_rows", units.RATIO, None, "fewest query heads that a sparse prefill kernel takes"),
     ("attention.row", units.SECONDS, False, "time of a decode tile for each query row beyond the narrowest tile's"),
     ("attention.usable_cache", units.RATIO, True, "share of the shared memory that repeated walks find whole"),
     ("attention.stream_start", units.SECONDS, False, "time until main memory streams at full rate"),
@@ -189,7 +190,8 @@ _PER_FORMAT = (
     "quantise.fixed_seconds",
     "quantise.core_bytes",
 )
-# Constants of expert layers that another kernel library than the chip's own has, as experts.triton.launches.
+# Constants of expert layers that another kernel library than the chip's own has, as experts.triton.launches, or the
+# chip's own for weights of a format, as experts.fp8_block.launches.
 LIBRARIES = ("triton", "trtllm_gen")
 _PER_LIBRARY = tuple(
     f"experts.{name}" for name in ("tensor_efficiency", "vector_share", "launches", "per_expert", "row_elements")
@@ -208,7 +210,7 @@ def _calibration() -> tuple[Field, ...]:
                 path = f"calibration.{kernel}.{fmt}.{constant}"
                 out.append(Field(path, dimension, f"{name} of {fmt}: {meaning}", more))
         if name in _PER_LIBRARY:
-            for library in LIBRARIES:
+            for library in (*LIBRARIES, *FORMATS):
                 path = f"calibration.experts.{library}.{name.partition('.')[2]}"
                 out.append(Field(path, dimension, f"{name} of {library} kernels: {meaning}", more))
     errors = [Field(f"calibration.error.{n}", units.RATIO, f"held-out error of {n} predictions") for n in _ERRORS]

@@ -44,6 +44,7 @@ OF_LIBRARIES = (
     "attention.row",
     "attention.most_splits",
     "attention.convert_rows",
+    "attention.sparse_rows",
 )
 WIDE = "bf16"  # the mode whose sustained share the power budget is held against
 

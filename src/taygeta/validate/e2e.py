@@ -27,8 +27,10 @@ from taygeta.serving.setup import HORIZON, Kind, Setup, decode_steps
 from taygeta.serving.surface import tables
 from taygeta.serving.traffic import Traffic
 from taygeta.spec.deployment import Deployment
+from taygeta.spec.engine import Engine
+from taygeta.spec.launch import Case, launched
 from taygeta.validate.answers import widen_columns
-from taygeta.validate.harness import Harness, harness_of, recipe_of
+from taygeta.validate.harness import Harness, harness_of
 from taygeta.validate.serving import Deployments, Spread, formats_of, side_of, spread_of
 from taygeta.validate.systems import Systems
 
@@ -49,6 +51,11 @@ class Row:
     workers: tuple[int, ...]
     formats: tuple[str, str, str]
     harness: Harness
+
+    @property
+    def recipe(self) -> str:
+        """The name of the engine as the row's benchmark runs it."""
+        return f"{self.engine}@{self.harness.benchmark}"
 
     @property
     def load(self) -> Load:
@@ -74,9 +81,11 @@ class Served:
         """Tables by what they reach."""
         return {}
 
-    def kind(self, pool: Pool, row: Row) -> Kind:
-        """Return the replicas of a row, with tables that reach powers of two, so that rows share them."""
-        d, h = pool.deployment, row.harness
+    def kind(self, pool: Pool, row: Row, engine: Engine) -> Kind:
+        """Return the replicas of a row under its load's recipe, with tables that reach powers of two, so that rows
+        share them.
+        """
+        d, h = replace(pool.deployment, engine=engine), row.harness
         longest = h.isl + h.osl
         bounds = _limits(d, longest)
         batch = min(bounds.sequence_limit, -(-h.concurrency // d.parallelism.dp))
@@ -128,7 +137,7 @@ class Runner:
 
     def __init__(self, systems: Systems) -> None:
         self._deployments = Deployments(systems)
-        self._systems = systems
+        self._cases: dict[Any, Case] = {}
         self._served: dict[Any, Served | str] = {}
         self._traffic: dict[Harness, Traffic] = {}
 
@@ -137,33 +146,39 @@ class Runner:
 
         Raises InputError with the reason why there is no answer.
         """
+        found = means(run_fast(self.setup(row)))
+        decoding = self._serve(row, row.spreads[-1])
+        fast, slow = decoding.spread(row.load)
+        d = decoding.deployments[0]
+        out = np.empty((2, 3))
+        step = d.chip.constants.get("error.step", 0.0)
+        for i, error in enumerate(((1.0 + step) * (1.0 + d.engine.first_error) - 1.0, step)):
+            nominal = np.array([found[i]])
+            low, high = widen_columns(nominal, [nominal * fast, nominal * slow], error)
+            out[i] = found[i], low[0], high[0]
+        return out, *decoding.floor(row.load)
+
+    def setup(self, row: Row) -> Setup:
+        """Return the run of a row, ready to be simulated. Raises InputError with the reason why there is none."""
         sides = [self._serve(row, spread) for spread in row.spreads]
         roles = ("both",) if len(sides) == 1 else ("prefill", "decode")
         pools = [
             Pool(side.deployments[0], workers, role)
             for side, workers, role in zip(sides, row.workers, roles, strict=True)
         ]
-        kinds = tuple(side.kind(pool, row) for side, pool in zip(sides, pools, strict=True))
+        kinds = tuple(
+            side.kind(pool, row, self._engine(row, spread))
+            for side, pool, spread in zip(sides, pools, row.spreads, strict=True)
+        )
         traffic = self._traffic_of(row.harness)
-        setup = Setup(Fleet(tuple(pools)), traffic, kinds, decode_steps(traffic.osl, 0, 0.0, 0), HORIZON)
-        means = _means(run_fast(setup))
-        decoding = sides[-1]
-        fast, slow = decoding.spread(row.load)
-        d = decoding.deployments[0]
-        out = np.empty((2, 3))
-        step = d.chip.constants.get("error.step", 0.0)
-        for i, error in enumerate(((1.0 + step) * (1.0 + d.engine.first_error) - 1.0, step)):
-            nominal = np.array([means[i]])
-            low, high = widen_columns(nominal, [nominal * fast, nominal * slow], error)
-            out[i] = means[i], low[0], high[0]
-        return out, *decoding.floor(row.load)
+        return Setup(Fleet(tuple(pools)), traffic, kinds, decode_steps(traffic.osl, 0, 0.0, 0), HORIZON)
 
     def _serve(self, row: Row, spread: Spread) -> Served:
-        chip = self._systems.get(row.system).chips[0]
-        engine = recipe_of(row.engine, chip, row.harness)
-        key = (row.model, row.system, engine, spread, row.formats)
+        """Return the deployment of a row before any load: what its step model and memory rest on."""
+        key = (row.model, row.system, row.recipe, spread, row.formats)
         if key not in self._served:
             try:
+                engine = launched(row.recipe, self._case(row, spread))
                 self._served[key] = Served(self._deployments.build(row.model, row.system, engine, spread, row.formats))
             except TaygetaError as error:
                 self._served[key] = str(error)
@@ -172,13 +187,25 @@ class Runner:
             raise InputError(found)
         return found
 
+    def _engine(self, row: Row, spread: Spread) -> Engine:
+        """Return the engine as the benchmark launched it for the load of a row."""
+        h = row.harness
+        case = replace(self._case(row, spread), prompt=h.isl, answer=h.osl, requests=h.concurrency)
+        return launched(row.recipe, case)
+
+    def _case(self, row: Row, spread: Spread) -> Case:
+        key = (row.model, row.system, spread, row.formats)
+        if key not in self._cases:
+            self._cases[key] = self._deployments.case(row.model, row.system, spread, row.formats)
+        return self._cases[key]
+
     def _traffic_of(self, harness: Harness) -> Traffic:
         if harness not in self._traffic:
             self._traffic[harness] = harness.traffic()
         return self._traffic[harness]
 
 
-def _means(o: Outcome) -> tuple[float, float]:
+def means(o: Outcome) -> tuple[float, float]:
     """Return the mean TTFT and TPOT over the requests of a run."""
     if (o.ended != ANSWERED).any():
         raise InputError("a request of the run does not fit the memory.")

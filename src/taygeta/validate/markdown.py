@@ -46,23 +46,23 @@ rows found errors of TTFT twice as large with medians, or with the burst left ou
 - InferenceX (sources dated_csv and inferencex_db, and rows of gap_analysis at its three length scenarios):
   ten prompts for each request in flight, input and output lengths drawn apart from 0.8 to 1.0 of the nominal
   ones, a new request as soon as one ends, no prefix shared.
-- gap_analysis: fixed lengths in waves for SGLang at lengths in powers of two; drawn ones for engines that mix
-  prompts into decode steps, whose waves break up, and for the campaign at lengths in thousands. This was
-  decided with the errors of both in view.
-- The engine is the recipe `engine@benchmark` of data/engines: scheduler settings from the public recipes or
-  the engine's defaults, each with its source; host times, the time of a step that holds prompts and the delay
-  of a first token fitted by simulation on samples of 35 to 80 rows, once for each engine and benchmark. The
-  rest of the rows was in no fit. SGLang on chips that compute in 4 bits looks at arrivals every 10 steps, from
-  16 requests in flight on every 30, as the public recipes set it.
+- gap_analysis: fixed lengths, in engines whose token budget holds one prompt beside the decodes, as
+  AIConfigurator's generator sizes it but for its margin. Dozens in flight at lengths in thousands under SGLang
+  are taken as drawn, five rounds of them. Both were decided with the errors in view.
+- The engine is `engine@benchmark` of data/engines as a launch script of the benchmark sets it up for a kind of
+  model, chip and load (taygeta.spec.launch; never by name): budget, memory, cache format, how often arrivals
+  are looked at, each with its source. First tokens leave at once, whatever the stream interval, as the engines'
+  sources have it. Host times are fitted once for each engine and benchmark by tools/engines.py, on a sample of
+  rows; docs/log.md has the errors with each fifth of the configurations left out of the fit.
 - Memory decides how many requests run at once, by each engine's own rule of what its fraction is of. A run
   whose weights, or whose longest request, would not fit took place all the same: there memory bounds nothing.
 - Disaggregated rows are answered where they say how many workers each side has; caches are sent over the
   chip's network link.
 
-Where a row's label leaves a setting open (stream interval by model, memory of caches, speculation), the
-recipe's value is taken, and the row is not corrected: 70 rows of SGLang on DeepSeek in 4 bits without a
-version take 5 to 9 s to their first token, and 30 rows of TensorRT-LLM of January 2026 decode up to 1.9 times
-faster than their repeats. They are scored with the others.
+No row is corrected. 70 rows of SGLang on DeepSeek in 4 bits without a version take 5 to 9 s to their first
+token. 30 rows of TensorRT-LLM of January 2026, and about 75 of SGLang on DeepSeek-R1 and Qwen3.5 in fp8 on
+B200 of March, decode 1.3 to 1.9 times faster than their repeats and take twice as long to their first token:
+speculation, most likely, which no label says. They are scored with the others.
 """
 
 _HELD_OUT = """Each chip from its own public numbers and constants of other chips only, by one rule

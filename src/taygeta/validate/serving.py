@@ -10,7 +10,8 @@ from taygeta.base.formats import format_of
 from taygeta.frontend.catalog import model as find_model
 from taygeta.spec.chip import Chip
 from taygeta.spec.deployment import Deployment, Formats, Parallelism, check_parallelism, choose_formats
-from taygeta.spec.engine import engine as find_engine
+from taygeta.spec.engine import Engine
+from taygeta.spec.launch import Case, case_of
 from taygeta.spec.mixers import LatentAttention
 from taygeta.spec.model import Model
 from taygeta.validate.systems import Systems
@@ -103,8 +104,15 @@ class Deployments:
     def __init__(self, systems: Systems) -> None:
         self._systems = systems
 
+    def case(self, model: str, system: str, spread: Spread, formats: tuple[str, str, str]) -> Case:
+        """Return what the launch script of a row's benchmark looks at, without a load. Raises InputError."""
+        found, chip = find_model(model), self._systems.get(system).chip
+        parts = stored_parts(found, formats)
+        case = case_of(found, chip, spread.tp * spread.pp * spread.dp)
+        return replace(case, weights=parts["experts" if case.experts else "ffn"])
+
     def build(
-        self, model: str, system: str, engine: str, spread: Spread, formats: tuple[str, str, str]
+        self, model: str, system: str, engine: Engine, spread: Spread, formats: tuple[str, str, str]
     ) -> tuple[Deployment, ...]:
         """Return the deployment at the nominal values, then at the corners of what is assumed. Raises
         InputError.
@@ -116,38 +124,31 @@ class Deployments:
             found = find_model(model, corner)
             check_parallelism(found, parallelism, parallelism.chips)
             stored = deployed_formats(found, chip, engine, formats)
-            served = Deployment(found, chip, parallelism.chips, parallelism, stored, find_engine(engine))
-            out.append(served)
+            out.append(Deployment(found, chip, parallelism.chips, parallelism, stored, engine))
         return tuple(out)
 
 
-def deployed_formats(model: Model, chip: Chip, engine: str, formats: tuple[str, str, str]) -> Formats:
-    """Return what a serving engine stores. A label of as many bits as the checkpoint's own format means that
-    one.
+def stored_parts(model: Model, formats: tuple[str, str, str]) -> dict[str, str]:
+    """Return the format of each part's matrices: a label of as many bits as the checkpoint's own format means that one.
 
-    NVFP4 checkpoints leave latent attention in bf16 (nvidia/DeepSeek-R1-FP4 and its kin). KV caches are fp8
-    on chips that compute in 4 bits, and everywhere for 8-bit checkpoints that vLLM serves with block scales
-    (the public InferenceX recipes). TensorRT-LLM takes an fp8 cache where an fp8 checkpoint brings scales for it, as
-    those with static scales do.
+    NVFP4 checkpoints leave latent attention in bf16 (nvidia/DeepSeek-R1-FP4 and its kin).
     """
-    dense, experts, precision = formats
-    framework = engine.partition("@")[0]
-    native = model.native
+    dense, experts, _ = formats
     latent = any(isinstance(layer.mixer, LatentAttention) for layer in model.layers)
-    parts = {part: _of(dense, getattr(native, part)) for part in ("attention", "ffn", "shared")}
-    parts["experts"] = _of(experts, native.experts)
+    parts = {part: _of(dense, getattr(model.native, part)) for part in ("attention", "ffn", "shared")}
+    parts["experts"] = _of(experts, model.native.experts)
     if parts["attention"] == "nvfp4" and latent:
         parts["attention"] = "bf16"
+    return parts
+
+
+def deployed_formats(model: Model, chip: Chip, engine: Engine, formats: tuple[str, str, str]) -> Formats:
+    """Return what a serving engine stores: the parts as labelled, and the cache as the engine's recipe says."""
+    parts = stored_parts(model, formats)
     dense_only, with_experts = (choose_formats(model, chip, weights=parts[p]) for p in ("ffn", "experts"))
-    wide = (
-        "fp8" if "fp4" in chip.peaks or (framework == "vllm" and parts["experts"] == "fp8_block") else native.kv
-    )
-    if framework == "trtllm" and parts["ffn"] == "fp8_static":
-        wide = "fp8"
-    kv = native.kv if precision in ("", "bf16") else wide
     return replace(
-        dense_only, **parts, head=native.head, activations=dense_only.activations,
-        expert_activations=with_experts.expert_activations, kv=kv,
+        dense_only, **parts, head=model.native.head, activations=dense_only.activations,
+        expert_activations=with_experts.expert_activations, kv=engine.kv_format or model.native.kv,
     )  # fmt: skip
 
 

@@ -1,0 +1,167 @@
+"""Fit the host's constants of every recipe to measured serving runs: `python tools/engines.py DIRECTORY [RECIPE ...]`.
+
+A recipe is an engine as a public benchmark ran it, such as sglang@inferencex. Its constants are found by a search along
+one constant after the other on a sample of the clean rows of e2e.parquet; what is compared are the logarithms of
+simulated over measured TTFT and TPOT, large ones cut. Then the same is done without each fifth of the configurations
+(model, chip, precision, release, parallelism) and scored on that fifth, so that no row is scored by constants that saw
+its configuration. Prints the constants, the errors with them on all rows, and the cross-fitted errors; writes nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from taygeta.base.errors import TaygetaError
+from taygeta.serving.fast import run_fast
+from taygeta.serving.limits import kernels
+from taygeta.serving.setup import Setup
+from taygeta.validate.e2e import Row, Runner, means, row_of
+from taygeta.validate.systems import Systems
+from taygeta.validate.tables import find_tables, read_table
+
+STEPS = {  # first moves of the search, seconds; prompt_slowdown is a factor, eager seconds for each operation
+    "host_step": 3e-4,
+    "host_request": 5e-6,
+    "prompt_step": 1e-2,
+    "prompt_slowdown": 0.1,
+    "first_delay": 1e-2,
+    "eager": 3e-5,
+    "emit_token": 2e-5,
+}
+LEAST = {"prompt_slowdown": 0.6}
+ROUNDS = 3  # along all constants; moves that do not help are halved
+SAMPLE = 90  # rows that a search looks at, at most
+CUT = 1.2  # of a logarithm: rows that are off by more than a factor of three do not pull
+TPOT_WEIGHT = 1.3
+FOLDS = 5
+
+Constants = dict[str, float]
+
+
+@dataclass
+class Run:
+    """A measured run made ready. operations: that a step with prompts launches one by one."""
+
+    row: Row
+    setup: Setup
+    operations: int
+    measured: tuple[float, float]
+    configuration: str
+
+    def times(self, constants: Constants) -> tuple[float, float]:
+        """Return the simulated (TTFT, TPOT) with other constants of the host."""
+        kind = self.setup.kinds[0]
+        values = {**constants, "eager": constants["eager"] * self.operations}
+        limits = kind.limits._replace(**values)
+        try:
+            return means(run_fast(replace(self.setup, kinds=(replace(kind, limits=limits),))))
+        except TaygetaError:
+            return np.nan, np.nan
+
+
+def runs(directory: Path, wanted: list[str]) -> dict[str, list[Run]]:
+    """Return the clean aggregated rows by recipe (all, or those wanted), each distinct run once."""
+    runner, seen = Runner(Systems()), set()
+    out: dict[str, list[Run]] = {}
+    table, path = next(found for found in find_tables(directory) if found[0].name == "e2e")
+    frame = read_table(table, path).filter(pl.col("clean") & (pl.col("mode") == "agg"))
+    for values in frame.iter_rows(named=True):
+        row, measured = row_of(values), (values["ttft_s"], values["tpot_s"])
+        if (row, measured) in seen or (wanted and row.recipe not in wanted):
+            continue
+        seen.add((row, measured))
+        setup = runner.setup(row)
+        name = f"{row.model} {row.system} {row.formats} {values['backend_version']} {row.spreads}"
+        operations = kernels(setup.kinds[0].pool.deployment)
+        out.setdefault(row.recipe, []).append(Run(row, setup, operations, measured, name))
+    return out
+
+
+def errors(some: Iterable[Run], constants: Constants) -> np.ndarray:
+    """Return simulated / measured of (TTFT, TPOT), rows x 2."""
+    return np.array([np.divide(run.times(constants), run.measured) for run in some])
+
+
+def loss(some: list[Run], constants: Constants) -> float:
+    """Return what the search makes small: mean cut |logarithm| of TTFT, and of TPOT with its weight."""
+    off = np.minimum(np.nan_to_num(np.abs(np.log(errors(some, constants))), nan=CUT), CUT).mean(axis=0)
+    return float(off[0] + TPOT_WEIGHT * off[1])
+
+
+def fitted(some: list[Run], start: Constants) -> Constants:
+    """Return the constants that a search along one after the other finds on a sample of runs."""
+    sample = some[:: -(-len(some) // SAMPLE)]
+    best, step = dict(start), dict(STEPS)
+    least = loss(sample, best)
+    for _ in range(ROUNDS):
+        for name in STEPS:
+            found, least = along(sample, best, least, name, step[name])
+            if found == best:
+                step[name] /= 2.0
+            best = found
+    return best
+
+
+def along(sample: list[Run], best: Constants, least: float, name: str, step: float) -> tuple[Constants, float]:
+    """Return the constants after moves of one constant, up or else down, for as long as they help, and their loss."""
+    for sign in (1.0, -1.0):
+        here, reached = best, least
+        while True:
+            value = max(LEAST.get(name, 0.0), here[name] + sign * step)
+            there = {**here, name: value}
+            got = loss(sample, there) if value != here[name] else reached
+            if got > reached - 1e-4:
+                break
+            here, reached = there, got
+        if here is not best:
+            return here, reached
+    return best, least
+
+
+def said(what: str, off: np.ndarray) -> str:
+    """Return a line with mean, median and 90th percentile of |error| in % of TTFT and of TPOT."""
+    size = 100.0 * np.abs(off - 1.0)
+    parts = [
+        f"{name} {size[:, i].mean():.1f}/{np.median(size[:, i]):.1f}/{np.quantile(size[:, i], 0.9):.1f}"
+        for i, name in enumerate(("TTFT", "TPOT"))
+    ]
+    return f"{what}, {len(off)} runs: {', '.join(parts)}"
+
+
+def cross_fitted(some: list[Run], start: Constants) -> list[np.ndarray]:
+    """Return simulated / measured of each fold of configurations, with constants fitted without it."""
+    names = sorted({run.configuration for run in some})
+    count = min(FOLDS, len(names))
+    folds = [set(names[fold::count]) for fold in range(count)] if count > 1 else []
+    out = []
+    for fold in folds:
+        rest = [run for run in some if run.configuration not in fold]
+        out.append(errors([run for run in some if run.configuration in fold], fitted(rest, start)))
+    return out
+
+
+def main(directory: Path, wanted: list[str]) -> None:
+    """Fit, cross-fit and print."""
+    everything: list[np.ndarray] = []
+    for name, some in sorted(runs(directory, wanted).items()):
+        bounds = some[0].setup.kinds[0].limits
+        start = {key: float(getattr(bounds, key)) for key in STEPS}
+        start["eager"] /= some[0].operations
+        found = fitted(some, start)
+        print(name, {key: float(f"{value:.3g}") for key, value in found.items()})
+        print(said("  before", errors(some, start)))
+        print(said("  fitted on all", errors(some, found)))
+        held = cross_fitted(some, found) or [errors(some, found)]
+        everything += held
+        print(said(f"  cross-fitted in {len(held)} folds", np.concatenate(held)), flush=True)
+    print(said("All, cross-fitted", np.concatenate(everything)))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])
