@@ -6,12 +6,13 @@ Fields of a chip file, formats, engines, families: said once in the code, listed
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from taygeta.base import units
 from taygeta.base.formats import FORMATS
 from taygeta.spec.catalog import family_names
 from taygeta.spec.chip import MODES_OF
-from taygeta.spec.engine import engine, engine_names
+from taygeta.spec.engine import engine, engine_document, engine_names
 from taygeta.spec.fields import FIELDS, TEXTS, TOPOLOGIES
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference.md"
@@ -77,8 +78,34 @@ def _engines() -> list[str]:
         for line in found.sources:
             key, _, source = line.partition(": ")
             out.append(f"| {key} | {_value(getattr(found, key), key)} | {source} |")
-        out.append("")
+        out += ["", *_launches(name), ""]
     return out[:-1]
+
+
+def _launches(name: str) -> list[str]:
+    """What differs where a benchmark launches the engine, and for kinds of models, chips and loads."""
+    document = engine_document(name)
+    out = [
+        f"What differs in the launches of public benchmarks (`{name}@...`), and for which kinds of models, chips and",
+        "loads; later lines win, and words such as `+ prompt` stand for tokens of the load.",
+        "",
+        "| of | when | value | | source |",
+        "|---|---|---|---|---|",
+    ]
+    for benchmark, table in (("", document), *document.get("benchmark", {}).items()):
+        own = {key: item for key, item in table.items() if benchmark and key != "rules"}
+        for rule in ({"when": {}, **own}, *table.get("rules", [])):
+            when = ", ".join(f"{key} = {_value(value, '')}" for key, value in rule.get("when", {}).items())
+            for key, item in rule.items():
+                if key != "when":
+                    out.append(f"| {benchmark or 'all'} | {when} | {key} | {_grown(item)} | {item['source']} |")
+    return out
+
+
+def _grown(item: dict[str, Any]) -> str:
+    """A value as it is written, with what of the load it grows with."""
+    loads = [name for name in ("prompt", "answer", "requests") if item.get(name)]
+    return " + ".join([_value(item["value"], ""), *loads])
 
 
 def _value(value: object, key: str) -> str:
