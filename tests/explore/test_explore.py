@@ -128,3 +128,11 @@ def test_bad_counts_of_chips(text):
 def test_default_tensor_parallelism_divides_the_heads():
     assert Recipe("gpt2-xl", "h100:10").build().parallelism.tp == 5  # 25 heads on 10 chips: two replicas
     assert Recipe("llama-3.1-70b", "h100:8").build().parallelism.tp == 8
+
+
+def test_an_engine_of_a_benchmark_comes_with_what_its_scripts_launch_for_the_model() -> None:
+    own = Recipe("deepseek-ai/DeepSeek-R1", "b200:8", engine="sglang@inferencex").build()
+    assert (own.formats.kv, own.engine.fused_all_reduce, own.engine.intake_steps) == ("fp8", True, 10)
+    said = Recipe("deepseek-ai/DeepSeek-R1", "b200:8", engine="sglang@inferencex", kv="bf16").build()
+    assert said.formats.kv == "bf16"
+    assert Recipe("deepseek-ai/DeepSeek-R1", "b200:8", engine="sglang").build().formats.kv == "bf16"

@@ -69,8 +69,8 @@ def test_budgets_grow_with_the_load_as_the_scripts_count_them() -> None:
 
 def test_without_a_load_rules_that_need_one_are_left_out() -> None:
     loaded = case("meta-llama/Llama-3.1-8B", "h100", 1, prompt=2048, answer=128, requests=8)
-    assert loaded.idle == case("meta-llama/Llama-3.1-8B", "h100", 1)
-    assert launched("trtllm@gap_analysis", loaded.idle).token_budget == engine("trtllm@gap_analysis").token_budget
+    idle = case("meta-llama/Llama-3.1-8B", "h100", 1)
+    assert launched("trtllm@gap_analysis", idle).token_budget == engine("trtllm@gap_analysis").token_budget
     assert launched("vllm", loaded) == engine("vllm")
 
 

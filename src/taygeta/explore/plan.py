@@ -151,15 +151,16 @@ def base_deployment(recipe: Recipe) -> Deployment:
         return recipe.build()
     model, chip, corners = recipe.parts()
     count = split_count(recipe.on)[1] or 1
+    engine = launched(recipe.engine, case_of(model, chip, count, recipe.weights or ""))
     return deployment(
         model,
         chip,
         count,
-        launched(recipe.engine, case_of(model, chip, count, recipe.weights or "")),
+        engine,
         Parallelism(),
         recipe.weights,
         recipe.activations,
-        recipe.kv,
+        recipe.kv or engine.kv_format or None,
         corners,
         recipe.skew,
     )

@@ -72,15 +72,16 @@ class Recipe:
         used = self.pp * self.dp * self.cp
         tp = self._default_tp(model, count, used) if self.tp is None else self.tp
         spread = Parallelism(tp, self.pp, 1 if self.ep is None else self.ep, self.dp, self.cp, self.sequence)
+        engine = launched(self.engine, case_of(model, chip, count or spread.chips, self.weights or ""))
         found = deployment(
             model,
             chip,
             count or spread.chips,
-            launched(self.engine, case_of(model, chip, count or spread.chips, self.weights or "")),
+            engine,
             spread,
             self.weights,
             self.activations,
-            self.kv,
+            self.kv or engine.kv_format or None,
             corners,
             self.skew,
         )

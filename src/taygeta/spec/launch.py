@@ -43,11 +43,6 @@ class Case:
     answer: int = 0
     requests: int = 0
 
-    @property
-    def idle(self) -> Case:
-        """The same without a load: what is chosen before any request comes, kernels among it."""
-        return replace(self, prompt=0, answer=0, requests=0)
-
 
 def case_of(model: Model, chip: Chip, chips: int, weights: str = "") -> Case:
     """Return the case of a model on a chip, without a load. weights: "" is as the model is stored."""
