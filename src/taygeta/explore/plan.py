@@ -16,8 +16,7 @@ from taygeta.cost.steps import StepModel
 from taygeta.explore.recipe import Recipe, split_count
 from taygeta.graph.memory import largest_batch, memory
 from taygeta.graph.partition import stages
-from taygeta.spec.deployment import Deployment, Parallelism, check_parallelism, deployment
-from taygeta.spec.launch import case_of, launched
+from taygeta.spec.deployment import Deployment, Parallelism, check_parallelism
 from taygeta.spec.model import MoeFfn
 
 COMPILE_FROM = 400  # evaluations from which compiling the kernels is repaid
@@ -151,19 +150,7 @@ def base_deployment(recipe: Recipe) -> Deployment:
         return recipe.build()
     model, chip, corners = recipe.parts()
     count = split_count(recipe.on)[1] or 1
-    engine = launched(recipe.engine, case_of(model, chip, count, recipe.weights or ""))
-    return deployment(
-        model,
-        chip,
-        count,
-        engine,
-        Parallelism(),
-        recipe.weights,
-        recipe.activations,
-        recipe.kv or engine.kv_format or None,
-        corners,
-        recipe.skew,
-    )
+    return recipe.spread(model, chip, corners, count, Parallelism())
 
 
 def _points(

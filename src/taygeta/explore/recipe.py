@@ -72,20 +72,21 @@ class Recipe:
         used = self.pp * self.dp * self.cp
         tp = self._default_tp(model, count, used) if self.tp is None else self.tp
         spread = Parallelism(tp, self.pp, 1 if self.ep is None else self.ep, self.dp, self.cp, self.sequence)
-        engine = launched(self.engine, case_of(model, chip, count or spread.chips, self.weights or ""))
-        found = deployment(
-            model,
-            chip,
-            count or spread.chips,
-            engine,
-            spread,
-            self.weights,
-            self.activations,
-            self.kv or engine.kv_format or None,
-            corners,
-            self.skew,
-        )
+        found = self.spread(model, chip, corners, count or spread.chips, spread)
         return found if self.given else _fitting(found)
+
+    def spread(
+        self, model: Model, chip: Chip, corners: tuple[Corner, ...], count: int, parallelism: Parallelism
+    ) -> Deployment:
+        """Return what `parts` gave, spread over so many chips, under the engine as it is launched for them.
+
+        Raises InputError.
+        """
+        engine = launched(self.engine, case_of(model, chip, count, self.weights or ""))
+        kv = self.kv or engine.kv_format or None
+        return deployment(
+            model, chip, count, engine, parallelism, self.weights, self.activations, kv, corners, self.skew
+        )
 
     def parts(self) -> tuple[Model, Chip, tuple[Corner, ...]]:
         """Return the model, the chip, and what is assumed about them, group by group. Raises InputError."""
