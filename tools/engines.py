@@ -19,8 +19,9 @@ import polars as pl
 
 from taygeta.base.errors import TaygetaError
 from taygeta.serving.fast import run_fast
-from taygeta.serving.limits import kernels
+from taygeta.serving.limits import Limits, kernels
 from taygeta.serving.setup import Setup
+from taygeta.spec.engine import engine
 from taygeta.validate.e2e import Row, Runner, means, row_of
 from taygeta.validate.systems import Systems
 from taygeta.validate.tables import find_tables, read_table
@@ -45,8 +46,8 @@ NEUTRAL = {  # where searches of cross-fits start, so that they know nothing of 
     "emit_token": 2e-5,
 }
 ROUNDS = 3  # along all constants; moves that do not help are halved
-SAMPLE = 90  # rows that a search looks at, at most
-CUT = 1.2  # of a logarithm: rows that are off by more than a factor of three do not pull
+SAMPLE = 180  # rows that a search looks at, at most
+CUT = 0.5  # of a logarithm: rows off by more than a factor of 1.65 (cold starts, unlabelled speculation) do not pull
 TPOT_WEIGHT = 1.3
 FOLDS = 5
 
@@ -62,11 +63,12 @@ class Run:
     operations: int
     measured: tuple[float, float]
     configuration: str
+    none: frozenset[str] = frozenset()  # constants that a rule of the launch sets to nothing
 
     def times(self, constants: Constants) -> tuple[float, float]:
         """Return the simulated (TTFT, TPOT) with other constants of the host."""
         kind = self.setup.kinds[0]
-        values = {**constants, "eager": constants["eager"] * self.operations}
+        values = {**constants, "eager": constants["eager"] * self.operations} | dict.fromkeys(self.none, 0.0)
         limits = kind.limits._replace(**values)
         try:
             return means(run_fast(replace(self.setup, kinds=(replace(kind, limits=limits),))))
@@ -92,8 +94,16 @@ def runs(directory: Path, wanted: list[str]) -> dict[str, list[Run]]:
             continue
         name = f"{row.model} {row.system} {row.formats} {values['backend_version']} {row.spreads}"
         operations = kernels(setup.kinds[0].pool.deployment)
-        out.setdefault(row.recipe, []).append(Run(row, setup, operations, measured, name))
+        found = Run(row, setup, operations, measured, name, without(row.recipe, setup.kinds[0].limits))
+        out.setdefault(row.recipe, []).append(found)
     return out
+
+
+def without(recipe: str, bounds: Limits) -> frozenset[str]:
+    """Return the constants that a recipe has and that a rule of the launch took away."""
+    whole = engine(recipe)
+    stated = {"eager": whole.eager_launch, "prompt_step": whole.prompt_step}
+    return frozenset(key for key, value in stated.items() if value and not getattr(bounds, key))
 
 
 def errors(some: Iterable[Run], constants: Constants) -> np.ndarray:
@@ -165,7 +175,8 @@ def main(directory: Path, wanted: list[str]) -> None:
     for name, some in sorted(runs(directory, wanted).items()):
         bounds = some[0].setup.kinds[0].limits
         start = {key: float(getattr(bounds, key)) for key in STEPS}
-        start["eager"] /= some[0].operations
+        start["eager"] = engine(name).eager_launch
+        start["prompt_step"] = engine(name).prompt_step
         found = fitted(some, start)
         print(name, {key: float(f"{value:.3g}") for key, value in found.items()})
         print(said("  before", errors(some, start)))

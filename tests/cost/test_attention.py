@@ -144,10 +144,7 @@ def test_chunk_pieces_count_the_chunked_mask(new_tokens: int, context: int, chun
     expected = sum(position % chunk + 1 for position in range(context, context + new_tokens))
     first, seen, whole, last = chunk_pieces(new_tokens, context, chunk)
     assert first + whole * chunk + last == new_tokens
-    assert (
-        visible_pairs(first, seen, 0) + whole * visible_pairs(chunk, 0, 0) + visible_pairs(last, 0, 0)
-        == expected
-    )
+    assert visible_pairs(first, seen, 0) + whole * visible_pairs(chunk, 0, 0) + visible_pairs(last, 0, 0) == expected
 
 
 def test_flop_of_a_pair() -> None:
@@ -166,9 +163,7 @@ def test_decode_streams_the_cache_once_for_all_heads_of_a_group() -> None:
 
 
 def test_latent_attention_reads_one_latent_for_128_heads() -> None:
-    seconds, *_ = call(
-        STILL, IDEAL, 1e30, context=1023.0, heads=128.0, qk_dim=576.0, v_dim=512.0, kv_bytes=1152.0
-    )
+    seconds, *_ = call(STILL, IDEAL, 1e30, context=1023.0, heads=128.0, qk_dim=576.0, v_dim=512.0, kv_bytes=1152.0)
     assert seconds == pytest.approx(1e-6 + (1024 * 1152 + 128 * 1088 * 2) / 1e9)
 
 
@@ -199,6 +194,25 @@ def test_prefill_multiplies_the_causal_squares() -> None:
     seconds, *_ = call(hw, IDEAL, 1e9, new_tokens=512.0, heads=1.0)
     squares = 1 + 2 + 3 + 4  # of 128 x 128
     assert seconds == pytest.approx(1e-6 + squares * 128 * 128 * 2 * 256 / 1e9)
+
+
+def test_cores_wait_for_half_of_the_longest_tile_unless_a_kernel_plans() -> None:
+    hw = STILL._replace(hbm_bandwidth=1e30, cores=2.0)
+    square = 128 * 128 * 2 * 256 / 0.5e9  # s of a core
+    seconds, *_ = call(hw, IDEAL, 1e9, new_tokens=512.0, heads=2.0, kv_heads=2.0)
+    work = 2 * (1 + 2 + 3 + 4) / 2  # squares of two heads, for each core
+    assert seconds == pytest.approx(1e-6 + (work + 0.5 * (1 - 1 / 2) * 4) * square)  # half of 4, none alone
+    planned, *_ = call(hw, IDEAL._replace(spreads=1.0), 1e9, new_tokens=512.0, heads=2.0, kv_heads=2.0)
+    assert planned == pytest.approx(1e-6 + work * square)
+    few, *_ = call(hw._replace(cores=8.0), IDEAL, 4e9, new_tokens=512.0, heads=2.0, kv_heads=2.0)
+    assert few == pytest.approx(1e-6 + 4 * square)  # one tile a core: nothing but the longest
+
+
+def test_a_prefill_tile_has_whole_multiplies_of_rows_that_fit_its_core() -> None:
+    hw = STILL._replace(hbm_bandwidth=1e30, cores=1.0, core_sram_bytes=160.0 * 3 * 256)
+    c = IDEAL._replace(query_rows=256.0)
+    seconds, *_ = call(hw, c, 1e9, new_tokens=256.0, heads=1.0)
+    assert seconds == pytest.approx(1e-6 + (1 + 2) * 128 * 128 * 2 * 256 / 1e9)  # 160 rows fit: tiles of 128
 
 
 def test_prefill_under_a_window_multiplies_a_band() -> None:
@@ -379,9 +393,7 @@ def test_more_bandwidth_or_a_faster_clock_is_never_slower(
     }
     base = call(hw, TYPICAL, peak, **shape)[0]
     limit = base * (1 + 1e-9) + 2 * TYPICAL.merge  # a faster core may choose a split that is one step off
-    assert call(hw._replace(hbm_bandwidth=2 * hw.hbm_bandwidth), TYPICAL, peak, **shape)[0] <= base * (
-        1 + 1e-9
-    )
+    assert call(hw._replace(hbm_bandwidth=2 * hw.hbm_bandwidth), TYPICAL, peak, **shape)[0] <= base * (1 + 1e-9)
     assert call(hw._replace(clock=2 * hw.clock), TYPICAL, 2 * peak, **shape)[0] <= limit
 
 
@@ -394,12 +406,8 @@ def test_more_decode_work_is_never_faster(
     shape: Call = {"window": window, "heads": group[0], "kv_heads": group[1]}
     base = call(hw, TYPICAL, peak, sequences=sequences, context=context, **shape)[0]
     slack = 2 * TYPICAL.merge + 64 * 1e-7  # one step of a split, one block of keys
-    assert (
-        call(hw, TYPICAL, peak, sequences=2 * sequences, context=context, **shape)[0] >= base * 0.98 - slack
-    )
-    assert (
-        call(hw, TYPICAL, peak, sequences=sequences, context=2 * context, **shape)[0] >= base * 0.98 - slack
-    )
+    assert call(hw, TYPICAL, peak, sequences=2 * sequences, context=context, **shape)[0] >= base * 0.98 - slack
+    assert call(hw, TYPICAL, peak, sequences=sequences, context=2 * context, **shape)[0] >= base * 0.98 - slack
 
 
 @given(st.integers(1, 2048), st.integers(1, 8192))

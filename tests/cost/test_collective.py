@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taygeta.cost.collective import (
+    CHANNEL_START,
     MESH,
     SHARED,
     SWITCH,
@@ -27,9 +28,7 @@ from taygeta.cost.collective import (
 from taygeta.cost.protocol import LL, LL128, SIMPLE, SUMMED, choose, protocol_time
 
 # 100 GB/s and 1 us per step; a library with no losses but a start of 5 us.
-SWITCHED = Link(
-    bandwidth=100e9, latency=1e-6, topology=SWITCH, domain=8.0, dimensions=1.0, bus=0.0, reduces=0.0
-)
+SWITCHED = Link(bandwidth=100e9, latency=1e-6, topology=SWITCH, domain=8.0, dimensions=1.0, bus=0.0, reduces=0.0)
 MESHED = SWITCHED._replace(topology=MESH)
 RING = SWITCHED._replace(topology=TORUS, domain=64.0)
 TORUS_2D = RING._replace(dimensions=2.0)
@@ -74,8 +73,20 @@ def test_blend_and_copy_by_hand():
     # 2 chips of a ring of 2, 1 MB: wire (2 + 0.5) / 2 MB = 12.5 us, 2 steps; blend 2 sqrt(12.5 * 2) = 10 us.
     pair = RING._replace(domain=2.0)
     assert all_reduce(1e6, 2.0, pair, c)[0] == pytest.approx(5e-6 + 2e-6 + 12.5e-6 + 10e-6)
-    # LL of 10 kB between two: .125 us on the wire, 2 steps, blend 2 sqrt(.125 * 2) = 1 us.
-    assert all_reduce(1e4, 2.0, SWITCHED, c._replace(ll_blend=2.0))[0] == pytest.approx(8.125e-6)
+    # LL of 10 kB between two: .125 us on the wire, 2 steps, blend 2 sqrt(.125 * 2) = 1 us, and further channels.
+    blended = all_reduce(1e4, 2.0, SWITCHED, c._replace(ll_blend=2.0))[0]
+    assert blended == pytest.approx((8.125 + CHANNEL_START) * 1e-6)
+
+
+def test_further_channels_start_at_4_kib_for_each_chip():
+    # Four chips: one channel carries less than 16 KiB; further ones cost CHANNEL_START hops of 1 us.
+    for size, more in ((16383.0, 0.0), (16384.0, CHANNEL_START * 1e-6)):
+        wire = 1.5 * size / 100e9
+        expected = (5e-6 + 6e-6 + wire + more, wire, 6e-6, 5e-6 + more)
+        assert all_reduce(size, 4.0, SWITCHED, PLAIN) == pytest.approx(expected)
+    # a gather of 4 KiB shards is of 16 KiB; other protocols do not start channels one by one
+    assert all_gather(4096.0, 4.0, SWITCHED, PLAIN)[3] == pytest.approx((5.0 + CHANNEL_START) * 1e-6)
+    assert all_reduce(2.0**26, 4.0, SWITCHED, PLAIN)[3] == pytest.approx(5e-6)
 
 
 def test_direct_kernels_by_hand():
@@ -101,7 +112,10 @@ def test_direct_kernels_of_few_threads_and_fixed_sizes_by_hand():
 
 def test_direct_sums_in_the_switch_by_hand():
     c = PLAIN._replace(
-        direct_efficiency=0.5, direct_limit=1e6, direct_switch_start=10.0, direct_switch_efficiency=0.5,
+        direct_efficiency=0.5,
+        direct_limit=1e6,
+        direct_switch_start=10.0,
+        direct_switch_efficiency=0.5,
         direct_switch_limit=64e6,
     )
     adds = SWITCHED._replace(reduces=1.0)
@@ -161,9 +175,7 @@ def test_the_tuner_by_hand():
 
 def test_protocols_by_hand():
     # 1 MB, 4 steps, 2 MB on the wire at 100 GB/s, 1 us.
-    c = PLAIN._replace(
-        ll_efficiency=0.5, ll128_start=10.0, ll128_efficiency=0.8, simple_start=20.0, simple_step=3.0
-    )
+    c = PLAIN._replace(ll_efficiency=0.5, ll128_start=10.0, ll128_efficiency=0.8, simple_start=20.0, simple_step=3.0)
     times = [protocol_time(p, 1e6, 4.0, 2e6, 100e9, 1e-6, c)[0] for p in (LL, LL128, SIMPLE, SUMMED)]
     assert times == pytest.approx([5e-6 + 4e-6 + 40e-6, 10e-6 + 4e-6 + 25e-6, 20e-6 + 12e-6 + 20e-6, 5e-6 + 20e-6])
 

@@ -1,26 +1,25 @@
 import math
 
-import numpy as np
 import pytest
+from drawn_routings import routings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taygeta.cost.experts import (
+    RELOADED_SHARE,
     ExpertsConstants,
-    Routing,
+    Tiling,
     by_expert,
     expert_layer,
     grouped_matmul,
-    hit_by,
-    power_law_quantile,
-    power_law_span,
-    routing_even,
-    routing_independent,
-    routing_skewed,
-    row_tiles,
+    least_rows,
+    memory_seconds,
+    tiling,
+    tuned_tile,
     vector_seconds,
 )
 from taygeta.cost.hardware import Hardware
+from taygeta.cost.routing import Routing, routing_even, routing_skewed
 
 # A chip for counting by hand: 10 cores at 1 GHz, 1 TB/s, 100 B/clk per core, a launch of 1 us, no shared
 # cache.
@@ -45,9 +44,7 @@ IDEAL = ExpertsConstants(1.0, 1.0, 1.0, 64.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 REAL = ExpertsConstants(0.9, 0.9, 0.2, 4.0, 0.9, 0.5, 14.0, 3e-8, 0.0, 3000.0)
 
 CHIPS = {
-    "gpu": TOY._replace(
-        cores=132.0, clock=1.8e9, hbm_bandwidth=3.35e12, cache_bytes=5e7, cache_bandwidth=9e12
-    ),
+    "gpu": TOY._replace(cores=132.0, clock=1.8e9, hbm_bandwidth=3.35e12, cache_bytes=5e7, cache_bandwidth=9e12),
     "one systolic core": TOY._replace(
         cores=1.0,
         hbm_bandwidth=8.2e11,
@@ -57,126 +54,71 @@ CHIPS = {
         tile_cols=128.0,
     ),
     "scratchpad tiles": TOY._replace(cores=64.0, hbm_bandwidth=1.8e12, core_sram_bytes=4e6, core_port=100.0),
-    "cpu": TOY._replace(
-        cores=128.0, clock=3e9, hbm_bandwidth=4e11, cache_bytes=2e8, core_sram_bytes=2e6, launch=5e-6
-    ),
+    "cpu": TOY._replace(cores=128.0, clock=3e9, hbm_bandwidth=4e11, cache_bytes=2e8, core_sram_bytes=2e6, launch=5e-6),
     "wafer": TOY._replace(
         cores=9e5, hbm_bandwidth=2e16, core_sram_bytes=48e3, core_port=16.0, tile_rows=1.0, tile_cols=1.0
     ),
 }
-sizes = st.integers(1, 2**24).map(float)
 dims = st.integers(1, 2**15).map(float)
 chips = st.sampled_from(sorted(CHIPS))
 
 
-def routings() -> st.SearchStrategy[Routing]:
-    def build(tokens: float, experts: int, topk: int, parts: int, skew: float) -> Routing:
-        experts_all, k = float(experts * parts), float(min(topk, experts * parts))
-        if skew < 0.0:
-            return routing_independent(tokens, k, experts_all, float(parts))
-        if skew == 0.0:
-            return routing_even(tokens, k, experts_all, float(parts))
-        return routing_skewed(tokens, k, experts_all, float(parts), skew)
-
-    skews = st.sampled_from([-1.0, 0.0, 0.6, 1.01, 1.2])
-    return st.builds(
-        build, sizes, st.integers(1, 256), st.integers(1, 32), st.sampled_from([1, 2, 8, 64]), skews
-    )
-
-
-def test_even_routing_by_hand():
-    # 6 tokens x 2 = 12 rows over 8 experts: all hit, 1.5 rows each; on one of 4 ranks 3 rows over 2 experts.
-    assert routing_even(6.0, 2.0, 8.0, 1.0) == Routing(12.0, 6.0, 8.0, 1.5, 1.5, 0.0)
-    assert routing_even(6.0, 2.0, 8.0, 4.0) == Routing(3.0, 3.0, 2.0, 1.5, 1.5, 0.0)
-    # fewer rows than experts: one row each
-    assert routing_even(1.0, 2.0, 8.0, 1.0).hit == 2.0
-
-
-def test_row_tiles_by_hand():
-    # 4 experts of 20 rows, tiles of 16: 2 each.
-    assert row_tiles(Routing(80.0, 80.0, 4.0, 20.0, 20.0, 0.0), 16.0) == 8.0
-    # 4 experts of 16.5 rows on average: half have 16 (1 tile), half 17 (2 tiles).
-    assert row_tiles(Routing(66.0, 66.0, 4.0, 16.5, 16.5, 0.0), 16.0) == 6.0
-    # a surplus of 32 rows beyond the law fills two tiles more
-    assert row_tiles(Routing(112.0, 112.0, 4.0, 20.0, 20.0, 0.0), 16.0) == 10.0
-    # never fewer than one tile per expert that is hit
-    assert row_tiles(Routing(7.0, 7.0, 7.0, 1.0, 1.0, 0.0), 256.0) == 7.0
-
-
-def test_independent_routing_hits_the_occupancy_formula():
-    # 2 of 8 experts per token, 2 tokens: an expert is missed with probability (3/4)^2.
-    assert routing_independent(2.0, 2.0, 8.0, 1.0).hit == pytest.approx(8.0 * (1.0 - 0.5625))
-
-
-@pytest.mark.parametrize("tokens", [4, 8, 16, 64, 256])
-def test_fullest_rank_hits_as_many_experts_as_drawn_ones(tokens):
-    # 8 of 256 experts on 8 ranks, drawn 400 times: distinct experts of the rank with most rows.
-    draw = np.random.Generator(np.random.PCG64(1))
-    hit = []
-    for _ in range(400):
-        chosen = np.argsort(draw.random((tokens, 256)), axis=1)[:, :8]
-        ranks = np.bincount(chosen.ravel() // 32, minlength=8)
-        mine = chosen[chosen // 32 == ranks.argmax()]
-        hit.append(len(set(mine.tolist())))
-    assert routing_independent(float(tokens), 8.0, 256.0, 8.0).hit == pytest.approx(np.mean(hit), rel=0.11)
-
-
-def test_more_rows_hit_experts_that_none_had_hit():
-    # 8 of 32 experts hit leave 3 of 4 without a row; twice the rows leave 9 of 16 of them.
-    assert hit_by(1.0, 8.0, 32.0) == pytest.approx(8.0)
-    assert hit_by(2.0, 8.0, 32.0) == pytest.approx(32.0 * 7.0 / 16.0)
-    assert hit_by(3.0, 32.0, 32.0) == 32.0  # all are hit already
-    few = routing_skewed(4.0, 8.0, 256.0, 8.0, 1.01)
-    assert 1.3 * 4.0 < few.hit <= few.rows  # the mean rank has 4 rows
-
-
-def test_skewed_routing_against_counting():
-    # Exponent 1 is log-uniform. 1,000 tokens x 8 over 64 experts: loads 800**u, u = (i + 1/2) / 64, scaled
-    # to 8,000 rows.
-    loads = [800.0 ** ((i + 0.5) / 64.0) for i in range(64)]
-    scale = 8000.0 / sum(loads)
-    hit = sum(load * scale >= 0.5 for load in loads)
-    routing = routing_skewed(1000.0, 8.0, 64.0, 1.0, 1.0)
-    tiles = sum(math.ceil(load * scale / 128.0) for load in loads)
-    assert routing.rows == 8000.0
-    assert routing.hit == pytest.approx(hit, abs=2.0)
-    assert row_tiles(routing, 128.0) == pytest.approx(tiles, rel=0.06)
-
-
-def test_power_law_quantile_inverts_the_distribution_function():
-    low, high, exponent = 1.0, 800.0, 1.2
-    for u in (0.0, 0.25, 0.5, 0.99, 1.0):
-        x = power_law_quantile(u, low, *power_law_span(low, high, exponent))
-        share = (low**-0.2 - x**-0.2) / (low**-0.2 - high**-0.2)
-        assert share == pytest.approx(u, abs=1e-9)
-    # Exponent 1 is log-uniform, exponent 0 uniform.
-    assert power_law_quantile(0.5, 1.0, *power_law_span(1.0, 100.0, 1.0)) == pytest.approx(10.0, rel=1e-4)
-    assert power_law_quantile(0.5, 1.0, *power_law_span(1.0, 100.0, 0.0)) == pytest.approx(50.5)
-
-
 def test_memory_bound_grouped_matmul_by_hand():
     # 8 experts of 1 row, n 1,024, k 1,000, 2-byte weights: 8 * 1024 * 1000 * 2 B = 16.384 MB; activations 8
-    # * (1000 + 1024) * 2 B = 32,384 B; at 1 TB/s 16.416384 us. Tiles of 16 x 128: 8 columns x 8 experts =
-    # 64 tiles on 10 cores, 7 waves of (16 + 128) * 1000 * 2 B through a port of 100 GB/s; 4 waves of 16 x
-    # 256 would take 21.76 us, 13 of 16 x 64 20.8 us.
+    # * (1000 + 1024) * 2 B = 32,384 B; at 1 TB/s 16.416384 us. Tiles are 64 deep, so 1,024 of k. Tiles of 16 x 128: 8
+    # columns x 8 experts = 64 tiles on 10 cores, 7 waves of (16 + 128) * 1024 * 2 B through a port of 100 GB/s; 4 waves
+    # of 16 x 256 would take 22.3 us, 13 of 16 x 64 21.3 us.
     routing = routing_even(8.0, 1.0, 8.0, 1.0)
-    seconds, tensor, memory, feed, fixed = grouped_matmul(
-        routing, 1024.0, 1000.0, 2.0, 2.0, 2.0, 1e18, TOY, IDEAL
-    )
+    seconds, tensor, memory, feed, fixed = grouped_matmul(routing, 8.0, 1024.0, 1000.0, 2.0, 2.0, 2.0, 2e13, TOY, IDEAL)
     assert memory == pytest.approx(16.416384e-6)
-    assert feed == pytest.approx(7 * (16 + 128) * 1000 * 2 / 100e9)
+    assert feed == pytest.approx(7 * (16 + 128) * 1024 * 2 / 100e9)
     assert seconds == pytest.approx(feed, rel=0.02)
     assert fixed == 0.0
-    assert tensor == pytest.approx(7 * 2 * 16 * 128 * 1000 / 1e17)
+    assert tensor == pytest.approx(7 * 2 * 16 * 128 * 1024 / 2e12)
 
 
 def test_compute_bound_grouped_matmul_by_hand():
     # 10 experts of 256 rows, n 256: 10 tiles of 256 x 256, one wave, 2 * 256 * 256 * 4096 FLOP per core at
     # 1 TFLOP/s a core.
     routing = routing_even(2560.0, 1.0, 10.0, 1.0)
-    seconds, tensor, *_ = grouped_matmul(routing, 256.0, 4096.0, 2.0, 2.0, 2.0, 1e13, TOY, IDEAL)
+    seconds, tensor, *_ = grouped_matmul(routing, 10.0, 256.0, 4096.0, 2.0, 2.0, 2.0, 1e13, TOY, IDEAL)
     assert tensor == pytest.approx(2 * 256 * 256 * 4096 / 1e12)
     assert seconds == pytest.approx(tensor, rel=0.02)
+
+
+def test_the_tile_is_that_of_even_loads():
+    # 64 rows over 4 experts: 16 rows each, so tiles of 16 x 256. One expert that gets all 64 is cut into 4 x 40 of
+    # them, 16 waves of (16 + 256) * 4096 * 2 B; tuned for itself it would take taller ones.
+    even = routing_even(64.0, 1.0, 4.0, 1.0)
+    t = tiling(10240.0, 4096.0, 2.0, 2.0, 2.0, 2e13, TOY, IDEAL)
+    assert tuned_tile(even, t, TOY, IDEAL) == (16.0, 256.0)
+    one = Routing(64.0, 64.0, 1.0, 64.0, 64.0, 0.0)
+    of_four = grouped_matmul(one, 4.0, 10240.0, 4096.0, 2.0, 2.0, 2.0, 2e13, TOY, IDEAL)
+    assert of_four[3] == pytest.approx(16 * (16 + 256) * 4096 * 2 / 100e9)
+    alone = grouped_matmul(one, 1.0, 10240.0, 4096.0, 2.0, 2.0, 2.0, 2e13, TOY, IDEAL)
+    assert alone[0] < 0.8 * of_four[0]
+
+
+def test_further_row_tiles_load_weights_again():
+    # 2 experts in 6 row tiles: 4 further ones, which load RELOADED_SHARE of the weights where no cache keeps any.
+    t = tiling(1000.0, 1000.0, 2.0, 2.0, 2.0, 1e13, TOY, IDEAL)
+    assert t.reloaded == RELOADED_SHARE
+    routing = Routing(96.0, 96.0, 2.0, 48.0, 48.0, 0.0)
+    assert memory_seconds(routing, 6.0, t) == pytest.approx(2e-6 * (2 + 4 * RELOADED_SHARE) + 96 * 4e-9)
+    # a cache of which 1 MB of the 2 MB of an expert's weights may stay halves that
+    cached, c = TOY._replace(cache_bytes=2e6), IDEAL._replace(cache_share=0.5)
+    assert tiling(1000.0, 1000.0, 2.0, 2.0, 2.0, 1e13, cached, c).reloaded == pytest.approx(RELOADED_SHARE / 2)
+
+
+def test_least_rows_fill_the_tensor_unit():
+    # H100 multiplies 2,048 pairs of bf16 a clock and core, or 4,096 of fp8: 32 rows of 64 columns in both.
+    h100 = TOY._replace(cores=132.0, clock=1.83e9)
+    assert least_rows(2.0, 989.4e12, h100) == least_rows(1.0, 1978.9e12, h100) == 32.0
+    assert least_rows(2.0, 2250e12, TOY._replace(cores=148.0, clock=1.86e9)) == 64.0  # B200
+    assert least_rows(2.0, 312e12, TOY._replace(cores=108.0, clock=1.41e9)) == 16.0  # A100
+    assert least_rows(2.0, 1e12, TOY) == 16.0  # none offers less
+    assert least_rows(2.0, 1e18, TOY) == 128.0
+    assert least_rows(2.0, 1e12, TOY._replace(tile_rows=256.0)) == 256.0
 
 
 def test_unequal_experts_pass_one_after_the_other():
@@ -186,12 +128,16 @@ def test_unequal_experts_pass_one_after_the_other():
     loads = [1.0 + 30.0 * (i + 0.5) / 24.0 for i in range(24)]
     busy, weights, row, tile = 40e-6, 20e-6, 0.1e-6, 8.0
     tiles = sum(math.ceil(load / tile) for load in loads) / 12.0
-    each = [
-        max(busy * math.ceil(load / tile) / 12.0 / tiles, (weights + load * row) / 12.0) for load in loads
-    ]
-    seconds = by_expert(routing, tile, tiles, busy, weights, row, 200.0)
-    assert seconds == pytest.approx(sum(each), rel=0.01)
-    assert seconds > max(busy, 2.0 * weights + 32.0 * row) * 1.1
+    for reloaded in (0.0, 0.5):
+        t = Tiling(1.0, 16.0, 0.0, 0.0, 0.0, 0.0, weights, row, reloaded)
+        each = [
+            max(busy * own / 12.0 / tiles, (weights * (1.0 + reloaded * (own - 1)) + load * row) / 12.0)
+            for load in loads
+            for own in [math.ceil(load / tile)]
+        ]
+        seconds = by_expert(routing, tile, tiles, busy, t, 200.0)
+        assert seconds == pytest.approx(sum(each), rel=0.01)
+        assert seconds > max(busy, 2.0 * weights + 32.0 * row) * 1.1
 
 
 def test_quantising_tokens_first_costs_a_pass():
@@ -204,8 +150,8 @@ def test_quantising_tokens_first_costs_a_pass():
 
 def test_narrow_weights_cost_time_to_unpack():
     routing = routing_even(64.0, 1.0, 8.0, 1.0)
-    native = grouped_matmul(routing, 4096.0, 4096.0, 0.5, 2.0, 2.0, 1e15, TOY, IDEAL)
-    widened = grouped_matmul(routing, 4096.0, 4096.0, 0.5, 2.0, 2.0, 1e15, TOY, IDEAL._replace(unpack=10.0))
+    native = grouped_matmul(routing, 8.0, 4096.0, 4096.0, 0.5, 2.0, 2.0, 1e15, TOY, IDEAL)
+    widened = grouped_matmul(routing, 8.0, 4096.0, 4096.0, 0.5, 2.0, 2.0, 1e15, TOY, IDEAL._replace(unpack=10.0))
     # 8 experts * 4096 * 4096 weights on 10 cores at 10 a clock
     assert widened[0] >= 8 * 4096 * 4096 / 10 / 10 / 1e9 > native[0]
 
@@ -221,13 +167,11 @@ def test_layer_by_hand():
         routing, 1000.0, 500.0, 1.0, 2.0, 2.0, 2.0, 1e15, TOY, IDEAL._replace(launches=5.0, per_expert=1e-7)
     )
     assert layer[6] == pytest.approx(1.5e-6)
-    slow = expert_layer(
-        routing, 1000.0, 500.0, 1.0, 2.0, 2.0, 2.0, 1e15, TOY, IDEAL._replace(row_elements=5000.0)
-    )
+    slow = expert_layer(routing, 1000.0, 500.0, 1.0, 2.0, 2.0, 2.0, 1e15, TOY, IDEAL._replace(row_elements=5000.0))
     assert slow[6] == pytest.approx(2.1e-6)
     assert layer[4] == pytest.approx(5.1e-6)
-    up = grouped_matmul(routing, 1000.0, 1000.0, 2.0, 2.0, 2.0, 1e15, TOY, IDEAL)
-    down = grouped_matmul(routing, 1000.0, 500.0, 2.0, 2.0, 2.0, 1e15, TOY, IDEAL)
+    up = grouped_matmul(routing, 1.0, 1000.0, 1000.0, 2.0, 2.0, 2.0, 1e15, TOY, IDEAL)
+    down = grouped_matmul(routing, 1.0, 1000.0, 500.0, 2.0, 2.0, 2.0, 1e15, TOY, IDEAL)
     assert layer[5] == pytest.approx(up[0] + down[0])
     assert layer[0] == pytest.approx(layer[4] + layer[5] + layer[6])
 
@@ -237,19 +181,6 @@ def test_a_layer_without_gate_is_cheaper():
     gated = expert_layer(routing, 4096.0, 1024.0, 64.0, 2.0, 2.0, 2.0, 1e15, CHIPS["gpu"], REAL)
     plain = expert_layer(routing, 4096.0, 1024.0, 64.0, 1.0, 2.0, 2.0, 1e15, CHIPS["gpu"], REAL)
     assert plain[0] < gated[0]
-
-
-@given(routings())
-def test_routing_is_possible(r: Routing):
-    assert all(math.isfinite(x) for x in r)
-    assert 1.0 <= r.hit <= r.rows * (1 + 1e-9)
-    assert r.lowest <= r.highest * (1 + 1e-9)
-    assert r.tokens <= r.rows
-    for tile in (1.0, 16.0, 256.0):
-        tiles = row_tiles(r, tile)
-        assert tiles >= r.hit * (1 - 1e-9)
-        assert tiles >= r.rows / tile * (1 - 1e-9)
-        assert tiles <= r.rows / tile + r.hit * 1.001 + 1e-6
 
 
 @settings(deadline=None)
@@ -268,12 +199,14 @@ def test_layer_is_never_below_its_roofline(r, hidden, inter, chip, weight_bytes,
 @settings(deadline=None)
 @given(routings(), dims, dims, chips, st.floats(1.01, 8.0))
 def test_a_better_chip_is_never_slower(r, hidden, inter, chip, factor):
+    # Of equal loads; others meet the tile of equal ones, which another chip may choose less well for them.
     hw = CHIPS[chip]
+    slack = 1e-9 if r.highest <= r.lowest and r.rows <= r.hit * r.highest * (1.0 + 1e-9) else 0.5
 
     def time(hw: Hardware, peak: float) -> float:
         return expert_layer(r, hidden, inter, r.hit, 2.0, 2.0, 2.0, peak, hw, REAL)[0]
 
-    base = time(hw, 1e14) * (1.0 + 1e-9)
+    base = time(hw, 1e14) * (1.0 + slack)
     assert time(hw._replace(hbm_bandwidth=hw.hbm_bandwidth * factor), 1e14) <= base
     faster = hw._replace(clock=hw.clock * factor, cache_bandwidth=hw.cache_bandwidth * factor)
     assert time(faster, 1e14 * factor) <= base

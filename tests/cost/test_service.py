@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,7 @@ import taygeta as tg
 from taygeta.base.errors import DoesNotFitError, InputError
 from taygeta.base.interval import Interval, widen
 from taygeta.cost.predict import Predictor
-from taygeta.cost.service import Load, prefill_batches, service, tpot_seconds
+from taygeta.cost.service import Load, prefill_batches, prefill_seconds, service, stall_seconds, tpot_seconds
 from taygeta.cost.steps import StepModel
 from taygeta.economics.tokens import dollars_per_million, per_megawatt
 
@@ -55,6 +56,20 @@ def test_prefills_alone_come_in_waves_where_lengths_are_equal():
     # three waves of eight: those of the first wait for two more, of the second for one, of the third for none
     found = tpot_seconds(model, d, Load(1000, 500, 24, equal_lengths=True), 24)
     assert found == pytest.approx(step + host + wave * (2 + 1 + 0) / 3 / 500)
+
+
+def test_captured_steps_take_nothing_beyond_their_kernels():
+    d = tg.deploy("llama-3.1-8b", on="h100", engine="sglang")
+    engine = replace(d.engine, prompt_step=0.5, captured_tokens=1000)
+    d = replace(d, engine=engine)
+    model = StepModel(d)
+    kernels = [engine.prompt_slowdown * model.seconds(tg.Batch.prefill(1, tokens))[0] for tokens in (1000, 1001)]
+    assert prefill_seconds(model, d, 1000) == pytest.approx(kernels[0])
+    assert prefill_seconds(model, d, 1001) == pytest.approx(kernels[1] + 0.5)
+    mixed = replace(d, engine=replace(engine, policy="mixed", captured_tokens=1009))
+    times = [stall_seconds(model, mixed, Load(1000, 500, batch), batch) for batch in (9, 10)]
+    shared = (1 - math.exp(-10 / 500)) / (10 / 500)
+    assert times[1] - times[0] == pytest.approx(0.5 * shared, rel=0.01)  # a prompt and ten decodes are not captured
 
 
 def test_a_single_wave_waits_for_nobody():

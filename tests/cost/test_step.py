@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import taygeta as tg
 from taygeta.base.errors import InputError
 from taygeta.cost.predict import Predictor
+from taygeta.cost.silicon import experts_constants, experts_library
 from taygeta.cost.steps import StepModel
 from taygeta.spec.catalog import chip, chip_names
 from taygeta.spec.deployment import Deployment, Group, Parallelism
@@ -284,4 +285,16 @@ def test_block_scales_take_a_kernel_of_their_own():
 
 def test_expert_layers_with_block_scales_have_constants_of_their_own():
     experts = _ops(_served("trtllm", "h200"), tg.Batch.decode(1, 100))["experts", "experts"]
-    assert experts.busy[-1] / 58 == pytest.approx(4.6 * 2.6e-6 + 290e-9 * 256)
+    assert experts.busy[-1] / 58 == pytest.approx(5.6 * 2.6e-6 + 232e-9 * 256)
+
+
+def test_a_library_has_kernels_of_its_own_for_block_scales():
+    d = _served("sglang", "b200")
+    found = _ops(d, tg.Batch.decode(1, 100))["experts", "experts"]
+    launches = {weights: experts_constants(d.chip, d.engine, weights).launches for weights in ("fp8_block", "fp8")}
+    assert launches == {"fp8_block": 10.7, "fp8": 8.8}
+    assert found.busy[-1] / 58 == pytest.approx(10.7 * d.chip.constants["launch"])
+    assert experts_library(d.chip, d.engine, "fp8_block") == "trtllm_gen_block"
+    assert experts_library(d.chip, d.engine, "nvfp4") == "trtllm_gen"
+    hopper = _served("sglang", "h200")
+    assert experts_library(hopper.chip, hopper.engine, "fp8_block") == "triton"

@@ -135,6 +135,14 @@ def test_front_end_takes_its_time() -> None:
     assert a.first.tolist() == [2.25, 3.25]
 
 
+@pytest.mark.parametrize(("captured", "first"), [(4, 3.0), (5, 2.0)])
+def test_captured_steps_need_no_launches(captured: int, first: float) -> None:
+    """A step of 4 tokens runs from a graph; with one that decodes it is of 5, and takes 2 seconds more."""
+    limits = bounds(captured_tokens=captured, prompt_step=0.5, eager=1.5)
+    a = run_plain(setup_of(traffic([0.0, 0.5], 4, 3), SECOND, limits))
+    assert a.first.tolist() == [1.0, first]
+
+
 def test_prompts_run_slower_and_first_tokens_come_late() -> None:
     """1.5 times the second of a step with prompts; a decode step is a second; the first token is seen 0.5 s late."""
     a = run_plain(setup_of(traffic([0.0], 4, 2), SECOND, bounds(prompt_slowdown=1.5, first_delay=0.5)))

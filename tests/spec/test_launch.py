@@ -8,7 +8,7 @@ from taygeta.base.errors import InputError, UnknownNameError
 from taygeta.frontend.catalog import model, model_names
 from taygeta.spec.catalog import chip, chip_names
 from taygeta.spec.engine import engine, engine_document, engine_names
-from taygeta.spec.launch import Case, _rule, case_of, launched
+from taygeta.spec.launch import Case, _rule, case_of, launched, release_of
 
 
 def case(name: str, system: str, chips: int, weights: str = "", **load: int) -> Case:
@@ -71,7 +71,7 @@ def test_without_a_load_rules_that_need_one_are_left_out() -> None:
     loaded = case("meta-llama/Llama-3.1-8B", "h100", 1, prompt=2048, answer=128, requests=8)
     idle = case("meta-llama/Llama-3.1-8B", "h100", 1)
     assert launched("trtllm@gap_analysis", idle).token_budget == engine("trtllm@gap_analysis").token_budget
-    assert launched("vllm", loaded) == engine("vllm")
+    assert launched("sglang", loaded) == engine("sglang")
 
 
 def test_caches_follow_the_checkpoint_or_the_launch() -> None:
@@ -80,6 +80,44 @@ def test_caches_follow_the_checkpoint_or_the_launch() -> None:
     assert launched("trtllm", case("meta-llama/Llama-3.1-8B", "h100", 1)).kv_format == ""
     hopper, blackwell = (case("openai/gpt-oss-120b", system, 8) for system in ("h100", "b200"))
     assert [launched("vllm@inferencex", c).kv_format for c in (hopper, blackwell)] == ["", "fp8"]
+
+
+@pytest.mark.parametrize(
+    ("text", "release"),
+    [
+        ("0.19.0", (0, 19, 0)),
+        ("v0.5.6.post2", (0, 5, 6)),
+        ("1.1.0rc2.post2", (1, 1, 0)),
+        ("nightly-5b8c30d62b754b57", ()),
+        ("glm5-hopper", ()),
+        ("", ()),
+    ],
+)
+def test_a_release_is_read_as_numbers(text: str, release: tuple[int, ...]) -> None:
+    assert release_of(text) == release
+
+
+def test_a_release_decides_what_its_script_set() -> None:
+    blackwell = replace(case("MiniMaxAI/MiniMax-M2.5", "b200", 4), prompt=1024, answer=1024, requests=64)
+    settings = {
+        release: launched("vllm@inferencex", replace(blackwell, release=release_of(release)))
+        for release in ("", "0.17.0", "0.19.0", "0.20.1")
+    }
+    assert [found.captured_tokens for found in settings.values()] == [512, 512, 2048, 2048]
+    assert [found.token_budget for found in settings.values()] == [8192, 8192, 2048, 2048]
+    assert [found.kv_format for found in settings.values()] == ["fp8", "", "fp8", "fp8"]
+    dense = replace(case("meta-llama/Llama-3.1-70B", "b200", 4), release=(0, 19, 0))
+    assert launched("vllm@inferencex", dense).captured_tokens == 512
+
+
+def test_compiled_dense_layers_and_flash_attention_show_no_launches() -> None:
+    found = {
+        (name, system): launched("vllm@inferencex", case(name, system, 8))
+        for name in ("meta-llama/Llama-3.1-70B", "openai/gpt-oss-120b")
+        for system in ("h200", "b200")
+    }
+    assert [e.eager_launch > 0.0 for e in found.values()] == [False, False, True, True]
+    assert [e.prompt_step > 0.0 for e in found.values()] == [False, True, False, True]
 
 
 def test_layers_with_norms_of_heads_are_not_fused_in_tensorrt_llm() -> None:
@@ -110,6 +148,8 @@ def test_no_rule_names_a_model_or_a_chip() -> None:
 def test_what_is_not_known_is_refused_by_name() -> None:
     with pytest.raises(InputError, match="condition 'model' is not known"):
         _rule({"when": {"model": "DeepSeek-R1"}}, "somewhere")
+    with pytest.raises(InputError, match="condition 'release' is not known"):
+        _rule({"when": {"release": "0.19.0"}}, "somewhere")
     with pytest.raises(InputError, match="no settings for the benchmark 'mlperf'"):
         launched("vllm@mlperf", case("openai/gpt-oss-120b", "h100", 1))
     with pytest.raises(UnknownNameError):

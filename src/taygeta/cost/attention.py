@@ -40,6 +40,11 @@ trtllm-gen. More rows than these fill a tile of DECODE_ROWS."""
 KEY_BLOCK = 64.0
 """Keys that a decode tile loads at a time, the page of FlashMLA; windows and splits round up to it."""
 
+TAIL = 0.5
+"""Share of its longest tile for which the other cores wait at the end of a prefill whose kernel does not plan ahead
+(spreads): tiles start in the order of their rows, so that the longest may start last. One core waits for none; no more
+than the whole tile (Graham, 1969). Told from A100, L40S and B200 alike; FlashAttention-3 starts the longest first."""
+
 STREAM_OVERLAP = 8.0
 """Norm that joins a prefill's walk over keys with memory, and a decode's conversions: nearly the larger alone."""
 
@@ -59,7 +64,7 @@ class AttentionConstants(NamedTuple):
     overlap: float  # norm that joins the cores' waves of decode tiles with memory: 1 serial .. 10 the larger alone
     query_rows: float  # query rows of a prefill tile: 128; 256 where two tiles take turns on one core
     packs: float  # 1.0: short prefill tiles hold several heads of a group, 0.0: one head each
-    spreads: float  # 1.0: long prefills too spread the keys of a tile over idle cores, 0.0: short ones only
+    spreads: float  # 1.0: prefills are planned: idle cores take keys of a tile, the longest start first; 0.0: not
     convert_rate: float  # 8-bit cached elements that a core can hand to its multiplies in a clock; 8 to 1000
     merge: float = 8e-7  # s to merge two halves of a context that a prefill splits, once per doubling; 0.3 to 2 us
     decode_merge: float = 8e-7  # the same of a decode; 0.1 to 5 us
@@ -75,7 +80,7 @@ class AttentionConstants(NamedTuple):
     fill_keys: float = 180.0  # keys that a decode tile loads with nothing to overlap with; 64 to 256
     exposed: float = 0.6  # share of reading queries and writing outputs that overlaps with nothing; 0 to 1
     narrowing: float = 1.0  # work to make a score an 8-bit operand, in exponentials; 0.2 to 1.5
-    softmax_overlap: float = 1.4  # norm that joins multiplies, exponentials and loads of a tile; 1 to 4
+    softmax_overlap: float = 1.6  # norm that joins multiplies, exponentials and loads of a tile; 1 to 4
     cache_efficiency: float = 0.7  # share of the shared cache's bandwidth that tiles reach; 0.4 to 0.9
 
 
@@ -208,7 +213,8 @@ def attention(
     # Equal tiles leave a last wave part empty; causal tiles differ, and short ones fill the gaps of the long.
     filled = tiles * split / hw.cores
     waves = max(1.0, math.ceil(filled) if uniform else filled)
-    walk = max(waves * walked, longest / split) * key
+    tail = 0.0 if uniform or filled <= 1.0 or c.spreads > 0.0 else TAIL * (1.0 - 1.0 / hw.cores)
+    walk = max(waves * walked + tail * longest, longest / split) * key
     own = _own_seconds(decode, tokens * together, load, c)
 
     kv = sequences * kv_heads * reach * kv_bytes
@@ -251,6 +257,7 @@ def _tile(
     rows = DECODE_ROWS if decode else c.query_rows
     if hw.core_sram_bytes > 0.0:  # a tile holds its queries (2 bytes) and its sums (4 bytes): 3 on average
         fit = math.floor(hw.core_sram_bytes / (3.0 * width * hw.tile_rows)) * hw.tile_rows
+        fit = math.floor(fit / DECODE_ROWS) * DECODE_ROWS if fit > DECODE_ROWS else fit  # whole multiplies
         rows = min(rows, max(hw.tile_rows, fit))
     tokens = min(new_tokens, rows)
     if decode or (c.packs > 0.0 and new_tokens < rows):

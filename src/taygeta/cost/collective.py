@@ -21,13 +21,19 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from taygeta.cost.protocol import choose, protocol_time
+from taygeta.cost.protocol import LL, choose, protocol_time
 
 SWITCH, MESH, TORUS, SHARED = 0.0, 1.0, 2.0, 3.0
 """Topologies: any-to-any switch; a link between each pair; ring or torus; one bus or host memory for all."""
 
 TREE_STEP = 7.0 / 3.0
 """A tree's step over a ring's. Assumed: they meet at 8 chips, up to which measured steps are the ring's."""
+
+CHANNEL_BYTES, CHANNEL_START = 4096.0, 0.742
+"""Bytes for each chip from which LL is carried by more than one channel, and what the start of the others takes, in
+units of link latency (fitted with the constants of LL below). NCCL takes fewer channels and threads for
+messages that would leave them little (NVIDIA/nccl, src/enqueue.cc); all-reduces, gathers and scatters of 2, 4 and 8
+A100, H100, H200 and B200 take a step longer from 8 or 16, 16 and 32 KiB on."""
 
 
 class Link(NamedTuple):
@@ -47,7 +53,7 @@ class CollectiveConstants(NamedTuple):
 
     The defaults of protocols are one fit to the NCCL rows of comm.parquet of the silicon tables (A100, H100, H200
     and B200 with NVSwitch; all-reduce, all-gather, reduce-scatter; 2 to 8 chips, 512 B to 512 MiB; mean error of
-    all-reduce 5 to 9 %), with one latency of the link for each system. Direct kernels are the engine's own
+    all-reduce 5 to 8 %), with one latency of the link for each system. Direct kernels are the engine's own
     (data/engines); those here are TensorRT-LLM's, in graphs (8 to 12 %).
     """
 
@@ -60,9 +66,9 @@ class CollectiveConstants(NamedTuple):
     direct_second: float = 6.95  # what a second phase adds for each doubling of the chips, likewise; 2 to 7
     direct_efficiency: float = 0.56  # share of link bandwidth of one- and two-shot kernels; 0.5 to 0.9
     ll_share: float = 0.313  # of link bandwidth: the tuner's cap of LL (141 and 282 GB/s of Hopper and Blackwell)
-    ll_start: float = 6.5  # launch and rendezvous under LL, in units of link latency
-    ll_efficiency: float = 0.48  # share of link bandwidth: half of what is sent are flags
-    ll_blend: float = 0.5  # weight of the middle ground, where more channels and threads join
+    ll_start: float = 6.53  # launch and rendezvous under LL, in units of link latency
+    ll_efficiency: float = 0.512  # share of link bandwidth: half of what is sent are flags
+    ll_blend: float = 0.381  # weight of the middle ground, where more channels and threads join
     ll128_start: float = 19.0  # under LL128, in units of link latency
     ll128_efficiency: float = 0.71  # share of link bandwidth under LL128
     simple_start: float = 19.0  # under Simple, in units of link latency
@@ -133,12 +139,12 @@ def _passes(
         return combine(steps, wire, chips, link, c)
     rate = usable_bandwidth(chips, link)
     protocol = choose(size, passes, chips, rate, link.topology == SHARED, link.reduces > 0.0, c)
-    return protocol_time(protocol, size, steps, wire, rate, link.latency, c)
+    seconds, transfer, step, fixed = protocol_time(protocol, size, steps, wire, rate, link.latency, c)
+    channels = CHANNEL_START * link.latency if protocol == LL and size >= CHANNEL_BYTES * chips else 0.0
+    return seconds + channels, transfer, step, fixed + channels
 
 
-def all_reduce(
-    size: float, chips: float, link: Link, c: CollectiveConstants
-) -> tuple[float, float, float, float]:
+def all_reduce(size: float, chips: float, link: Link, c: CollectiveConstants) -> tuple[float, float, float, float]:
     """Ring all-reduce: reduce-scatter then all-gather, 2 (chips - 1) / chips * size bytes on the wire.
 
     A switch that adds in flight (Link.reduces) takes the vector once up and once down instead, where the library
@@ -153,9 +159,7 @@ def all_reduce(
     return _passes(2.0, size, wire, chips, link, c)
 
 
-def all_gather(
-    size: float, chips: float, link: Link, c: CollectiveConstants
-) -> tuple[float, float, float, float]:
+def all_gather(size: float, chips: float, link: Link, c: CollectiveConstants) -> tuple[float, float, float, float]:
     """All-gather of a shard of `size` bytes per rank: (chips - 1) * size on the wire, the own one copied.
 
     Returns: (seconds, wire_seconds, step_seconds, fixed_seconds).
@@ -165,9 +169,7 @@ def all_gather(
     return _passes(1.0, size * chips, (chips - 1.0 + c.local_copy) * size, chips, link, c)
 
 
-def reduce_scatter(
-    size: float, chips: float, link: Link, c: CollectiveConstants
-) -> tuple[float, float, float, float]:
+def reduce_scatter(size: float, chips: float, link: Link, c: CollectiveConstants) -> tuple[float, float, float, float]:
     """Reduce-scatter of a vector of `size` bytes per rank: (chips - 1) / chips * size bytes on the wire.
 
     Returns: (seconds, wire_seconds, step_seconds, fixed_seconds).
@@ -175,9 +177,7 @@ def reduce_scatter(
     return all_gather(size / chips, chips, link, c)
 
 
-def all_to_all(
-    size: float, chips: float, link: Link, c: CollectiveConstants
-) -> tuple[float, float, float, float]:
+def all_to_all(size: float, chips: float, link: Link, c: CollectiveConstants) -> tuple[float, float, float, float]:
     """All-to-all of a send buffer of `size` bytes per rank, an equal part for every rank.
 
     Every pair sends at once, so steps grow with log2(chips) only. On a torus a byte travels a quarter of
@@ -251,9 +251,7 @@ def switch_kernels(chips: float, link: Link, c: CollectiveConstants) -> bool:
     return c.direct_switch_start > 0.0 and link.reduces > 0.0 and chips > 2.0
 
 
-def all_reduce_best(
-    size: float, chips: float, link: Link, c: CollectiveConstants
-) -> tuple[float, float, float, float]:
+def all_reduce_best(size: float, chips: float, link: Link, c: CollectiveConstants) -> tuple[float, float, float, float]:
     """The library's all-reduce or direct kernels, as serving engines choose: by size, else the faster.
 
     Engines that choose by size use direct kernels over a bus for pairs only (vLLM, SGLang: fully connected groups).

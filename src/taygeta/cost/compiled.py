@@ -20,9 +20,11 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
-from taygeta.cost import attention, collective, experts, loops, matmul, protocol, scan, sparse, step, vector
+from taygeta.cost import attention, collective, experts, loops, matmul, protocol, routing, scan, sparse, step, vector
 
-KERNELS: tuple[ModuleType, ...] = (vector, matmul, attention, sparse, scan, experts, protocol, collective, step, loops)
+KERNELS: tuple[ModuleType, ...] = (
+    vector, matmul, attention, sparse, scan, routing, experts, protocol, collective, step, loops,
+)  # fmt: skip
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from taygeta.cost.attention import attention
 from taygeta.cost.collective import all_gather, all_reduce, all_reduce_best, all_to_all, reduce_scatter, send
-from taygeta.cost.experts import Routing, expert_layer, routing_even, routing_skewed
+from taygeta.cost.experts import expert_layer
 from taygeta.cost.matmul import cold_share, matmul, spilled_share
+from taygeta.cost.routing import Routing, routing_even, routing_skewed
 from taygeta.cost.step import ATTENTION, attention_row, scan_row, step
 from taygeta.cost.vector import quantise
 
@@ -100,9 +101,7 @@ def loop_experts(rows, peak, weight_bytes, activation_bytes, hw, c, out):
     for i in range(len(rows)):
         r = rows[i]
         skewed = r[4] > 0.0
-        found = (
-            routing_skewed(r[0], r[1], r[2], r[3], r[4]) if skewed else routing_even(r[0], r[1], r[2], r[3])
-        )
+        found = routing_skewed(r[0], r[1], r[2], r[3], r[4]) if skewed else routing_even(r[0], r[1], r[2], r[3])
         routing = Routing(found.rows, r[0], found.hit, found.lowest, found.highest, found.exponent)
         t = expert_layer(routing, r[5], r[6], r[2] / r[3], r[7], weight_bytes, activation_bytes, peak, hw, c)
         for j in range(OUTPUTS):

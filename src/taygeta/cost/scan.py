@@ -28,8 +28,12 @@ class ScanConstants(NamedTuple):
     """Constants of scans: assumed, of the size of the fitted ones of attention and elementwise kernels."""
 
     chunk: float = 64.0  # tokens of a chunk: 64 in flash-linear-attention, 128 or 256 in mamba_ssm; 64 to 256
-    decode_kernels: float = 2.0  # launches of a decode call: convolution, recurrence; 1 to 3
-    prefill_kernels: float = 6.0  # launches: convolution, decays, products, states, outputs, norm; 5 to 8
+    # Launches of a decode call: the gates' projection, the split of projections, convolution, recurrence; 3 to 6
+    # (vllm-project/vllm and sgl-project/sglang, models/qwen3_next.py).
+    decode_kernels: float = 4.0
+    # Those, and norms of queries and keys, gates, decays, products, their inverse, transformed keys, states, outputs;
+    # 8 to 16 (chunk_gated_delta_rule_fwd of fla-org/flash-linear-attention).
+    prefill_kernels: float = 12.0
     step: float = 1.0e-6  # s that passing a state on to the next chunk takes at least; 0.3 to 2 us
     token_step: float = 1.0e-7  # s that a token takes at least in the recurrent form; 0.05 to 0.3 us
     stream_efficiency: float = 0.8  # share of memory bandwidth that states and activations reach; 0.6 to 0.9

@@ -76,7 +76,12 @@ def prefill_seconds(model: StepTimes, d: Deployment, isl: int) -> float:
 
 def prompt_seconds(model: StepTimes, d: Deployment, batch: Batch) -> float:
     """Return the time of a step that holds prompts, with what the engine makes of it."""
-    return model.seconds(batch)[0] * d.engine.prompt_slowdown + d.engine.prompt_step
+    return model.seconds(batch)[0] * d.engine.prompt_slowdown + step_beyond(d, batch.tokens)
+
+
+def step_beyond(d: Deployment, tokens: int) -> float:
+    """Return the seconds that a step with prompts takes beyond its kernels: none where it was captured."""
+    return d.engine.prompt_step if tokens > d.engine.captured_tokens else 0.0
 
 
 def prompts_together(d: Deployment, load: Load, batch: int) -> int:
@@ -108,13 +113,14 @@ def stall_seconds(model: StepTimes, d: Deployment, load: Load, batch: int) -> fl
     if d.engine.mixes_prefill:
         decode = decode_batch(d, load, batch)
         alone = model.seconds(decode)[0]
-        extra = ((slow - 1.0) * alone + d.engine.prompt_step) * together_share(load, batch)
-        chunks = prefill_batches(d, load.isl)
-        return sum(slow * (model.seconds(chunk + decode)[0] - alone) + extra for chunk in chunks)
+        more, share = (slow - 1.0) * alone, together_share(load, batch)
+        steps = [chunk + decode for chunk in prefill_batches(d, load.isl)]
+        beyond = sum(more + step_beyond(d, step.tokens) for step in steps) * share
+        return sum(slow * (model.seconds(step)[0] - alone) for step in steps) + beyond
     together, budget = prompts_together(d, load, batch), d.engine.token_budget
-    chunks = (Batch.prefill(together, min(budget, load.isl - at), at) for at in range(0, load.isl, budget))
-    extra = d.engine.prompt_step * (together_share(load, batch) if together == 1 else 1.0)
-    return sum(slow * model.seconds(chunk)[0] + extra for chunk in chunks) / together
+    chunks = [Batch.prefill(together, min(budget, load.isl - at), at) for at in range(0, load.isl, budget)]
+    share = together_share(load, batch) if together == 1 else 1.0
+    return sum(slow * model.seconds(c)[0] + share * step_beyond(d, c.tokens) for c in chunks) / together
 
 
 def tpot_seconds(model: StepTimes, d: Deployment, load: Load, batch: int) -> float:

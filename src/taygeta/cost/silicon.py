@@ -18,6 +18,7 @@ from taygeta.cost.vector import QuantiseConstants, VectorConstants
 from taygeta.spec import chip as spec
 from taygeta.spec.chip import Chip
 from taygeta.spec.engine import Engine
+from taygeta.spec.fields import BLOCK
 
 _TOPOLOGIES = {
     "switch": (SWITCH, 1.0),
@@ -111,13 +112,17 @@ def experts_constants(chip: Chip, engine: Engine | None, weights: str) -> Expert
 
 
 def experts_library(chip: Chip, engine: Engine | None, weights: str) -> str:
-    """Return the first library of expert layers of the engine that the chip has constants for; "" for its own."""
+    """Return the first library of expert layers of the engine that the chip has constants for; "" for its own.
+
+    A library's kernels for fp8 with scales of blocks go before its others, where the chip has constants for them.
+    """
     if engine is not None and weights:
         bits = format_of(weights).bits
         names = engine.experts_wide if bits >= 16 else engine.experts_eight if bits >= 8 else engine.experts_four
         takes = bits >= 8 or chip.computes(weights)  # narrower weights are widened by kernels of their own
-        known = (n for n in names.split() if takes and f"experts.{n}.launches" in chip.constants)
-        return next(known, "")
+        ends = (BLOCK, "") if weights == "fp8_block" else ("",)
+        kernels = (name + end for name in names.split() if takes for end in ends)
+        return next((k for k in kernels if f"experts.{k}.launches" in chip.constants), "")
     return ""
 
 

@@ -31,15 +31,10 @@ from taygeta.cost.collective import (
     reduce_scatter_two_tiers,
     send,
 )
-from taygeta.cost.experts import (
-    ExpertsConstants,
-    expert_layer,
-    routing_independent,
-    routing_skewed,
-    routing_with_shared,
-)
+from taygeta.cost.experts import ExpertsConstants, expert_layer
 from taygeta.cost.hardware import Hardware
 from taygeta.cost.matmul import MatmulConstants, matmul, spilled_share
+from taygeta.cost.routing import routing_independent, routing_skewed, routing_with_shared
 from taygeta.cost.scan import ScanConstants, recurrent_flop, scan, state_bytes
 from taygeta.cost.sparse import chosen_attention, index_scores
 from taygeta.cost.vector import QuantiseConstants, VectorConstants, elementwise, quantise

@@ -10,7 +10,7 @@ import numpy as np
 
 from taygeta.compiler.compile import Compiled
 from taygeta.compiler.experts import PLACES, TOKENS
-from taygeta.cost.experts import power_law_quantile, power_law_span
+from taygeta.cost.routing import power_law_quantile, power_law_span
 from taygeta.machine.columns import Routing
 from taygeta.spec.model import Model, MoeFfn
 
@@ -18,7 +18,7 @@ from taygeta.spec.model import Model, MoeFfn
 def expert_loads(tokens: int, experts: int, top_k: int, skew: float) -> np.ndarray:
     """Return tokens x top_k pairs over the experts, most first, none with more than the tokens; skew 0: even.
 
-    The law's bounds are those of taygeta.cost.experts.routing_skewed.
+    The law's bounds are those of taygeta.cost.routing.routing_skewed.
     """
     pairs = tokens * top_k
     if skew <= 0.0:

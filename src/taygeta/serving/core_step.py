@@ -82,19 +82,22 @@ def begin(s, bounds, n, now):
         replica.ends = INFINITY
         return
     first, last = replica.first_rank, replica.first_rank + bounds.ranks
-    prompts, sequences, decodes, loading = 0, 0, 0, rank_of(s, first).loading
+    prompts, tokens, sequences, decodes, loading = 0, 0, 0, 0, rank_of(s, first).loading
     for k in range(first, last):
         rank = rank_of(s, k)
         sequences = max(sequences, rank.goes + rank.fresh + rank.pieces)
         decodes += rank.goes + rank.fresh
         loading = max(loading, rank.loading)
-        if rank.pieces > 0:
-            prompts += prompt_tokens(s, rank)
+        new = prompt_tokens(s, rank) if rank.pieces > 0 else 0
+        prompts += new
+        tokens = max(tokens, new + rank.goes + rank.fresh)
     if decodes > 0:
         replica.blocked = 0
     device = device_seconds(s, bounds, first, last, float(min(bounds.stages, sequences)))
     if prompts > 0:
-        device = max(device * bounds.prompt_slowdown, bounds.eager) + bounds.prompt_step
+        device *= bounds.prompt_slowdown
+        if tokens > bounds.captured_tokens:
+            device = max(device, bounds.eager) + bounds.prompt_step
     elif bounds.draft > 0.0:
         device += bounds.draft * device
     host = bounds.host_step + bounds.host_request * sequences

@@ -68,6 +68,7 @@ class Limits(NamedTuple):
     host_step: float
     host_request: float
     overlaps_host: int
+    captured_tokens: int
     eager: float
     prompt_step: float
     prompt_slowdown: float
@@ -137,6 +138,7 @@ def limits(
         host_step=e.host_step,
         host_request=e.host_request,
         overlaps_host=int(e.overlaps_host),
+        captured_tokens=e.captured_tokens,
         eager=e.eager_launch * kernels(d) if e.eager_launch else 0.0,
         prompt_step=e.prompt_step,
         prompt_slowdown=e.prompt_slowdown,

@@ -137,7 +137,10 @@ class Replica:
         micro = float(min(bounds.stages, sequences))
         device = _device_seconds(self.tables, work, micro)
         if prompts:
-            device = max(device * bounds.prompt_slowdown, bounds.eager) + bounds.prompt_step
+            device *= bounds.prompt_slowdown
+            tokens = max(len(decodes) + sum(new for _, new in pieces) for decodes, pieces in work)
+            if tokens > bounds.captured_tokens:
+                device = max(device, bounds.eager) + bounds.prompt_step
         elif bounds.draft > 0.0:
             device += bounds.draft * device
         host = bounds.host_step + bounds.host_request * sequences

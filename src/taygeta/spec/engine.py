@@ -47,10 +47,11 @@ class Engine:
 
     Host. host_step, host_request: seconds of a step that the chip waits for, and the same for each sequence of it.
     overlaps_host: they run beside the step, which takes the longer of the two. plans_ahead: a step is planned while
-    the one before it runs, so that a request that comes meanwhile waits for one step more. eager_launch: seconds in
-    which the host launches a kernel where a step holds prompts and no captured graph serves it. prompt_step: seconds
-    that a step with prompts takes beyond; prompt_slowdown: what its kernels take over what is modelled, since engines
-    choose and fuse them for decodes and long steps run hot. intake_request, intake_token: seconds for which a request,
+    the one before it runs, so that a request that comes meanwhile waits for one step more. captured_tokens: new tokens
+    up to which a step that holds prompts is replayed from captured graphs. eager_launch: seconds in which the host
+    launches a kernel of a longer one, and prompt_step: seconds that such a step takes beyond. prompt_slowdown: what
+    the kernels of every step with prompts take over what is modelled, since engines choose and fuse them for decodes
+    and long steps run hot. intake_request, intake_token: seconds for which a request,
     and each token of its prompt, keeps the front end before the scheduler sees it. first_delay: seconds that a first
     token takes on its way to the client beyond those that follow it. emit_token: seconds of the front end for an
     emitted chunk of tokens. stream_interval: tokens that leave together; streams_first: the first leaves alone.
@@ -96,6 +97,7 @@ class Engine:
     wait_steps: int = 0
     wait_share: float = 1.0
     overlaps_host: bool = False
+    captured_tokens: int = 0
     eager_launch: float = 0.0
     prompt_step: float = 0.0
     prompt_slowdown: float = 1.0
@@ -137,6 +139,7 @@ _DIMENSIONS = {
     "intake_steps": units.COUNT,
     "wait_steps": units.COUNT,
     "wait_share": units.RATIO,
+    "captured_tokens": units.COUNT,
     "eager_launch": units.SECONDS,
     "prompt_step": units.SECONDS,
     "prompt_slowdown": units.RATIO,
@@ -269,4 +272,4 @@ def checked(key: str, value: Any, where: str) -> Any:
 
 _TYPES = {f.name: str(f.type) for f in fields(Engine)}
 _CHOICES = {"policy": POLICIES, "memory_of": MEMORIES}
-_LEAST = {"wait_steps": 0, "shared_beside": 0}
+_LEAST = {"wait_steps": 0, "shared_beside": 0, "captured_tokens": 0}

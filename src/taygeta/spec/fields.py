@@ -114,7 +114,7 @@ _CONSTANTS: tuple[tuple[str, Dimension, bool | None, str], ...] = (
     ("attention.overlap", units.RATIO, True, "norm that joins memory and core in decode"),
     ("attention.query_rows", units.RATIO, None, "query rows of a prefill tile"),
     ("attention.packs", units.RATIO, None, "1: short prefill tiles hold several heads of a group"),
-    ("attention.spreads", units.RATIO, None, "1: prefill spreads the keys of a tile over idle cores"),
+    ("attention.spreads", units.RATIO, None, "1: prefill is planned: idle cores take keys of a tile; no tail"),
     ("attention.convert_rate", units.RATIO, True, "8-bit cached elements that a core converts in a clock"),
     ("attention.merge", units.SECONDS, False, "time to merge two halves of a context that a prefill splits"),
     ("attention.decode_merge", units.SECONDS, False, "time to merge two halves of a context that a decode splits"),
@@ -193,6 +193,7 @@ _PER_FORMAT = (
 # Constants of expert layers that another kernel library than the chip's own has, as experts.triton.launches, or the
 # chip's own for weights of a format, as experts.fp8_block.launches.
 LIBRARIES = ("triton", "trtllm_gen")
+BLOCK = "_block"  # after the name of a library: its kernels for fp8 with scales of blocks
 _PER_LIBRARY = tuple(
     f"experts.{name}" for name in ("tensor_efficiency", "vector_share", "launches", "per_expert", "row_elements")
 )
@@ -210,7 +211,7 @@ def _calibration() -> tuple[Field, ...]:
                 path = f"calibration.{kernel}.{fmt}.{constant}"
                 out.append(Field(path, dimension, f"{name} of {fmt}: {meaning}", more))
         if name in _PER_LIBRARY:
-            for library in (*LIBRARIES, *FORMATS):
+            for library in (*LIBRARIES, *(own + BLOCK for own in LIBRARIES), *FORMATS):
                 path = f"calibration.experts.{library}.{name.partition('.')[2]}"
                 out.append(Field(path, dimension, f"{name} of {library} kernels: {meaning}", more))
     errors = [Field(f"calibration.error.{n}", units.RATIO, f"held-out error of {n} predictions") for n in _ERRORS]

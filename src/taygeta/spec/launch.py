@@ -8,6 +8,7 @@ than a prompt and one for each request in flight.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any
@@ -20,6 +21,7 @@ from taygeta.spec.mixers import LatentAttention, LinearAttention, StateSpace
 from taygeta.spec.model import Model, MoeFfn
 
 _LOADS = ("prompt", "answer", "requests")
+_BOUNDS = ("requests_from", "chips_below", "weight_bits", "release_from", "release_below")
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,9 @@ class Case:
     attention: "grouped" heads, "latent" (keys and values in one latent), "sparse" (a query chooses its keys), or
     "recurrent" (some layers keep a state instead of a cache). experts: some layers route. head_norms: queries and keys
     are normalised by head. weights: format of experts, or of feed-forward layers where there are none. four_bit: the
-    chip computes in four bits. chips: of a replica. prompt, answer: nominal tokens. requests: in flight. Loads are 0
-    where they are not known; rules that ask for them are then left out.
+    chip computes in four bits. chips: of a replica. release: of the engine, (0, 19, 0) for 0.19.0. prompt, answer:
+    nominal tokens. requests: in flight. A release is empty, and loads are 0, where they are not known; rules that ask
+    for them are then left out.
     """
 
     attention: str
@@ -39,6 +42,7 @@ class Case:
     four_bit: bool
     chips: int
     head_norms: bool = False
+    release: tuple[int, ...] = ()
     prompt: int = 0
     answer: int = 0
     requests: int = 0
@@ -58,6 +62,12 @@ def case_of(model: Model, chip: Chip, chips: int, weights: str = "") -> Case:
     stored = weights or (model.native.experts if experts else model.native.ffn)
     head_norms = any(getattr(mixer, "qk_norm", "none") != "none" for mixer in mixers)
     return Case(attention, experts, stored, "fp4" in chip.peaks, chips, head_norms)
+
+
+def release_of(text: str) -> tuple[int, ...]:
+    """Return the numbers of a release: (0, 19, 0) of "v0.19.0", (1, 1, 0) of "1.1.0rc2", none of a nightly."""
+    found = re.match(r"v?(\d{1,6}(?:\.\d{1,6})+)", text)
+    return tuple(int(number) for number in found.group(1).split(".")) if found else ()
 
 
 def launched(name: str, case: Case) -> Engine:
@@ -109,6 +119,10 @@ def _holds(key: str, wanted: Any, case: Case) -> bool:
         return case.requests >= wanted
     if key == "chips_below":
         return case.chips < wanted
+    if key == "release_from":
+        return bool(case.release) and case.release >= release_of(wanted)
+    if key == "release_below":
+        return bool(case.release) and case.release < release_of(wanted)
     if key == "weight_bits":
         return format_of(case.weights).bits == wanted
     return getattr(case, key) == wanted
@@ -128,7 +142,7 @@ def _listed(table: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _rule(rule: dict[str, Any], where: str) -> Rule:
-    conditions = {f.name for f in fields(Case)} | {"requests_from", "chips_below", "weight_bits"}
+    conditions = {f.name for f in fields(Case)} - {"release"} | set(_BOUNDS)
     when = rule.get("when", {})
     for key in when:
         if key not in conditions:

@@ -4,27 +4,34 @@ cache is warm.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from taygeta.base.errors import InputError
-from taygeta.cost.attention import DECODE_TOKENS, KEY_BLOCK, attention_flop
+from taygeta.cost.attention import DECODE_ROWS, DECODE_TOKENS, KEY_BLOCK, attention_flop
 from taygeta.cost.step import Silicon
 from taygeta.cost.surface import attentions
 from taygeta.spec.chip import Chip
 from taygeta.validate.answers import Answers, column, groups
 from taygeta.validate.formats import element_bytes, stored
 from taygeta.validate.libraries import (
+    CHUNK,
     COPIES,
+    HEAD_BLOCK,
+    HEAD_ELEMENTS,
     attention_kernel,
     attention_start,
     convert_tiles,
+    most_grouped,
     most_splits,
     padding,
+    planned_heads,
     plans_whole_context,
     swaps,
+    walks_chunks,
     wide_convert,
 )
 from taygeta.validate.systems import Systems
@@ -36,7 +43,9 @@ IO_BYTES = 2.0  # queries and outputs are bf16
 # A replay of one call: what it walked over before is warm, and all of the start shows.
 WARM, PREPARATION = 1.0, 1.0
 NEVER = 1.0  # s for a merge that never pays
-WIDE = 128.0  # elements of a head that decode kernels are made for
+# Bytes of a cached key up to which a window that FlashAttention-3 is planned without shows as a second tile for each:
+# keys of 64 elements in 16 and 8 bits, of 128 in 8; not of 128 in 16, 192 or 256.
+NARROW_KEY = 128.0
 # How often a measured prefill reads and writes the bytes of its new keys and values, told from rows of equal
 # queries and different KV heads: some vLLM releases measure the bare kernel, others a scatter that takes 2.3
 # times as long where cores share tiles.
@@ -48,12 +57,18 @@ def answer(frame: polars.DataFrame, systems: Systems) -> Answers:
     out = Answers.empty(frame.height)
     shapes, appended, decode = shapes_of(frame), appends(frame), "kv_len" in frame.columns
     names = ("gpu", "kv_dtype", "compute_dtype", "framework", "version", "kernel")
-    for (gpu, kv, compute, framework, version, kernel), index in _kinds(groups(frame, *names), shapes):
+    for (gpu, kv, compute, framework, version, kernel), index in _kinds(groups(frame, *names), shapes, decode):
         try:
             system, cached, multiplied = systems.get(gpu), stored(kv).weights, stored(compute).weights
-            silicons = tuple(served_by(s, framework, version, kernel, shapes[index[0]]) for s in system.silicons)
-            rows = arguments(shapes[index], element_bytes(cached), appended[index])
-            starts = [starts_on(s, framework, version, kernel, kv, shapes[index], decode) for s in silicons]
+            element, shape = element_bytes(cached), shapes[index[0]]
+            ungrouped = decode and bool(_ungrouped(framework, shape))
+            silicons = tuple(
+                served_ungrouped(s, element) if ungrouped else served_by(s, framework, version, kernel, shape, decode)
+                for s in system.silicons
+            )
+            walked = _walked(shapes[index], ungrouped, walks_chunks(framework, kernel))
+            rows = arguments(walked, element, appended[index])
+            starts = [starts_on(s, framework, version, kernel, kv, shapes[index], decode, element) for s in silicons]
             runs = [
                 walk(rows, chip, s, multiplied, start)
                 for chip, s, start in zip(system.chips, silicons, starts, strict=True)
@@ -61,7 +76,7 @@ def answer(frame: polars.DataFrame, systems: Systems) -> Answers:
         except InputError as error:
             out.refuse(index, str(error))
             continue
-        floor = roofline(shapes[index], system.chip, element_bytes(cached), multiplied)
+        floor = roofline(shapes[index], system.chip, element, multiplied)
         out.put(index, runs, floor, system.error("attention"))
         empty = (shapes[index][:, [0, 1, 4, 5, 6]] < 1.0).any(axis=1)
         out.refuse(index[empty], "nothing to attend to: a size is 0.")
@@ -69,13 +84,32 @@ def answer(frame: polars.DataFrame, systems: Systems) -> Answers:
 
 
 def _kinds(
-    found: Iterator[tuple[tuple[str, ...], np.ndarray]], shapes: np.ndarray
+    found: Iterator[tuple[tuple[str, ...], np.ndarray]], shapes: np.ndarray, decode: bool
 ) -> Iterator[tuple[tuple[str, ...], np.ndarray]]:
     """Yield groups of rows that one set of constants serves: apart by what `served_by` asks of a shape."""
     for key, index in found:
-        kind = np.column_stack([_single(shapes[index]), shapes[index, 6]])
+        framework, version, own = key[3], key[4], shapes[index]
+        planned = own[:, 0] if decode and planned_heads(framework, version) else np.zeros(len(own))
+        kind = np.column_stack([_single(own), own[:, 6], _ungrouped(framework, own), planned])
         for one in np.unique(kind, axis=0):
             yield key, index[(kind == one).all(axis=1)]
+
+
+def _ungrouped(framework: str, shapes: np.ndarray) -> np.ndarray:
+    """Return where a group has more query heads than a framework's decode kernels take together."""
+    return shapes[..., 4] > most_grouped(framework) * np.maximum(shapes[..., 5], 1.0)
+
+
+def _walked(shapes: np.ndarray, ungrouped: bool, whole: bool) -> np.ndarray:
+    """Return the shapes as a kernel walks them: ungrouped with keys of its own for each query head, whole without
+    the windows that stand for chunks.
+    """
+    out = shapes.copy()
+    if ungrouped:
+        out[:, 5] = out[:, 4]
+    if whole:
+        out[:, 3] = np.where(out[:, 3] == CHUNK, 0.0, out[:, 3])
+    return out
 
 
 def _single(shapes: np.ndarray) -> np.ndarray:
@@ -83,40 +117,70 @@ def _single(shapes: np.ndarray) -> np.ndarray:
     return shapes[..., 4] == shapes[..., 5]
 
 
-def served_by(s: Silicon, framework: str, version: str, kernel: str, shape: np.ndarray) -> Silicon:
+def served_by(s: Silicon, framework: str, version: str, kernel: str, shape: np.ndarray, decode: bool) -> Silicon:
     """Return what kernels know of a chip with the constants of a release's own attention kernel.
 
-    shape: a row of `shapes_of`. Only whether each query head has keys of its own, and the head dimension, matter.
+    shape: a row of `shapes_of`. Whether each query head has keys of its own and the head dimension matter, and
+    the sequences where a release plans for other heads than the row's.
     """
     found, c = attention_kernel(framework, version, kernel, s.hw.multicast), s.attention
     if found is None:
         never = bool(_single(shape)) and swaps(framework, kernel, s.hw.multicast)
-        wide = wide_convert(framework, s.hw.multicast) if shape[6] > WIDE else 1.0
+        wide = wide_convert(framework, s.hw.multicast, float(shape[6]))
+        parts = math.inf
+        if planned_heads(framework, version) and plans_whole_context(framework, kernel, s.hw.multicast):
+            parts = math.floor(s.hw.cores / (max(shape[0], 1.0) * planned_heads(framework, version))) if decode else 1.0
         return s._replace(
             attention=c._replace(
                 decode_start=c.decode_start + padding(framework, kernel, shape[6]),
                 decode_merge=NEVER if never else c.decode_merge,
                 convert_rate=c.convert_rate * wide,
                 convert_rows=c.convert_rows * convert_tiles(framework, version, kernel),
-                most_splits=min(c.most_splits, most_splits(framework, version)),
+                most_splits=max(1.0, min(most_splits(framework, c.most_splits), parts)),
             )
         )
     return s._replace(
         attention=c._replace(
-            packs=1.0,
-            prefill_tile=0.0,
+            packs=found.packs,
+            query_rows=found.rows,
+            prefill_tile=found.prefill_tile,
             tensor_efficiency=min(found.tensor * c.tensor_efficiency, 1.0),
             prefill_start=max(c.prefill_start + found.prefill_start, 0.0),
-            decode_tile=0.0,
+            decode_tile=found.decode_tile,
             decode_start=max(c.decode_start + found.decode_start, 0.0),
+            row=0.0,
             fill_keys=KEY_BLOCK,
             core_stream=found.core_stream,
+            convert_rate=min(c.convert_rate, found.convert_rate),
+        )
+    )
+
+
+def served_ungrouped(s: Silicon, element: float) -> Silicon:
+    """Return what kernels know of a chip with the constants of masked multi-head attention: a block for each head.
+
+    element: bytes of a cached element. Memory feeds a group once, which never lasts as long as walking over it
+    for each head.
+    """
+    c = s.attention
+    return s._replace(
+        attention=c._replace(
+            decode_tile=HEAD_BLOCK,
+            row=0.0,
+            fill_keys=0.0,
+            core_stream=HEAD_ELEMENTS * element * s.hw.clock,
+            stream_efficiency=math.inf,
+            softmax_overlap=math.inf,
+            convert_rate=math.inf,
+            convert_rows=0.0,
+            most_splits=1.0,
+            sequence=0.0,
         )
     )
 
 
 def starts_on(
-    s: Silicon, framework: str, version: str, kernel: str, kv: str, shapes: np.ndarray, decode: bool
+    s: Silicon, framework: str, version: str, kernel: str, kv: str, shapes: np.ndarray, decode: bool, element: float
 ) -> np.ndarray:
     """Return the seconds that each row takes to start beyond the constants of `served_by`: by the release, and of
     decodes by how its kernel plans and copies.
@@ -133,9 +197,12 @@ def starts_on(
         copied = (heads > kv_heads) & (sequences > 1.0) & (kv_heads > 1.0)
         return out - np.where(copied & swaps(framework, kernel, s.hw.multicast), 0.0, COPIES * s.hw.launch)
     if plans_whole_context(framework, kernel, s.hw.multicast):
-        # Of wider heads, what the window leaves pays for a split as it is.
-        cut = (window > 0.0) & (window < context + new) & (dim < WIDE)
-        out += np.where(cut, s.attention.merge_start + s.attention.decode_tile, 0.0)
+        # Keys of more bytes pay for a split of what the window leaves as it is; the merge of 8-bit ones does not show.
+        cut = (window > 0.0) & (window < context + new) & (dim * element <= NARROW_KEY)
+        shared = np.maximum(kv_heads, 1.0)
+        waves = np.ceil(sequences * shared * np.ceil(heads / shared / DECODE_ROWS) / s.hw.cores)
+        merge = s.attention.merge_start if element >= IO_BYTES else 0.0
+        out += np.where(cut, merge + s.attention.decode_tile * waves, 0.0)
     return out
 
 
@@ -156,9 +223,7 @@ def appends(frame: polars.DataFrame) -> np.ndarray:
     if "kv_len" in frame.columns:
         return np.zeros(frame.height)
     vllm, version = (frame["framework"] == "vllm").to_numpy(), frame["version"]
-    bare, scatters = (
-        vllm & version.is_in(list(names)).to_numpy() for names in (BARE_VERSIONS, SCATTER_VERSIONS)
-    )
+    bare, scatters = (vllm & version.is_in(list(names)).to_numpy() for names in (BARE_VERSIONS, SCATTER_VERSIONS))
     return np.where(bare, 0.0, np.where(scatters, SCATTER, 1.0))
 
 
@@ -222,11 +287,7 @@ def arithmetic(shapes: np.ndarray, chip: Chip, multiplied: str) -> np.ndarray:
     """Return the seconds of the two multiplies of every visible pair at the peak of the format `multiplied`."""
     sequences, new, context, window, heads, _, dim = shapes.T
     growing = np.where(window > 0.0, np.clip(window - context, 0.0, new), new)
-    pairs = (
-        growing * context
-        + 0.5 * growing * (growing + 1.0)
-        + (new - growing) * np.where(window > 0.0, window, 0.0)
-    )
+    pairs = growing * context + 0.5 * growing * (growing + 1.0) + (new - growing) * np.where(window > 0.0, window, 0.0)
     peak = chip.peaks[chip.mode(multiplied, multiplied)]
     return attention_flop(1.0, 1.0, 1.0, 1.0) * sequences * pairs * heads * dim / peak
 

@@ -28,7 +28,7 @@ from taygeta.serving.surface import tables
 from taygeta.serving.traffic import Traffic
 from taygeta.spec.deployment import Deployment
 from taygeta.spec.engine import Engine
-from taygeta.spec.launch import Case, launched
+from taygeta.spec.launch import Case, launched, release_of
 from taygeta.validate.answers import widen_columns
 from taygeta.validate.harness import Harness, harness_of
 from taygeta.validate.serving import Deployments, Spread, formats_of, side_of, spread_of
@@ -51,6 +51,7 @@ class Row:
     workers: tuple[int, ...]
     formats: tuple[str, str, str]
     harness: Harness
+    release: tuple[int, ...] = ()
 
     @property
     def recipe(self) -> str:
@@ -175,7 +176,7 @@ class Runner:
 
     def _serve(self, row: Row, spread: Spread) -> Served:
         """Return the deployment of a row before any load: what its step model and memory rest on."""
-        key = (row.model, row.system, row.recipe, spread, row.formats)
+        key = (row.model, row.system, row.recipe, row.release, spread, row.formats)
         if key not in self._served:
             try:
                 engine = launched(row.recipe, self._case(row, spread))
@@ -194,9 +195,10 @@ class Runner:
         return launched(row.recipe, case)
 
     def _case(self, row: Row, spread: Spread) -> Case:
-        key = (row.model, row.system, spread, row.formats)
+        key = (row.model, row.system, row.release, spread, row.formats)
         if key not in self._cases:
-            self._cases[key] = self._deployments.case(row.model, row.system, spread, row.formats)
+            found = self._deployments.case(row.model, row.system, spread, row.formats)
+            self._cases[key] = replace(found, release=row.release)
         return self._cases[key]
 
     def _traffic_of(self, harness: Harness) -> Traffic:
@@ -263,4 +265,5 @@ def row_of(values: dict[str, Any]) -> Row:
         workers,
         formats_of(values),
         harness_of(values, round(in_flight)),
+        release_of(values.get("backend_version") or ""),
     )

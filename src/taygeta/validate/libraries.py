@@ -86,11 +86,13 @@ def _experts(
 
 
 # moe.parquet, ep = 1. (frameworks, kernels, formats of weights, kernels of that library), the first that
-# matches.
+# matches. Errors of clean rows, mean/median: DeepGEMM of TensorRT-LLM 7.4/6.2 % (322 rows of B200), its CUTLASS with
+# scales of blocks 7.5/5.4 % (1,236 of H100 and H200), trtllm-gen with scales of blocks 14.3/12.0 % (516 of B200),
+# Marlin in int4 19.6/17.8 % (1,926 of A100, L40S, H100, H200 and B200 together).
 _GROUPED: tuple[tuple[str, str, str, Experts], ...] = (
-    ("trtllm", "deepgemm", "^fp8_block$", _experts(0.93, 0.255, 21.2, 262e-9, row=5000.0)),
+    ("trtllm", "deepgemm", "^fp8_block$", _experts(0.82, 0.255, 18.7, 262e-9, row=5000.0)),
     ("trtllm", "min_latency", "^nvfp4$", _experts(0.93, 1.5, 1.0, 0.0)),
-    ("trtllm", "", "^fp8_block$", _experts(0.50, 0.065, 4.6, 290e-9, row=5000.0)),
+    ("trtllm", "", "^fp8_block$", _experts(0.55, 0.0715, 5.6, 232e-9, row=5500.0)),
     ("trtllm", "", "^nvfp4$", _experts(0.95, 0.186, 20.1, 193e-9, row=5000.0)),
     (
         "sglang|vllm",
@@ -98,8 +100,9 @@ _GROUPED: tuple[tuple[str, str, str, Experts], ...] = (
         "^(int4|mxfp4 bf16)",
         _experts(0.97, 0.135, 10.8, 55e-9, 82.0),
     ),
+    ("sglang|vllm", "trtllm_moe|trtllm_trtllm", "^fp8_block$", _experts(0.235, 0.38, 10.7, 0.0)),
     ("sglang|vllm", "trtllm_moe|trtllm_trtllm", "", _experts(0.63, 0.63, 8.8, 0.0)),
-    ("sglang|vllm", "marlin", "", _experts(0.48, 0.072, 4.8, 26e-9, 35.0)),
+    ("sglang|vllm", "marlin", "", _experts(0.43, 0.087, 2.8, 21e-9, 35.0)),
     ("", "torch_flow|triton", "^mxfp4 bf16", _experts(0.47, 0.23, 9.1, 0.0, 37.0)),
     ("sglang|vllm", "triton|fused_moe$", "", _experts(0.44, 0.22, 15.8, 0.0)),
 )
@@ -176,26 +179,47 @@ def attention_start(framework: str, version: str, kernel: str, kv_dtype: str, de
 class AttentionKernel:
     """An attention kernel that a chip's constants do not stand for. tensor: its share of peak over the chip's.
 
-    Prefill packs the heads of a group; tiles of prefill and decode have no cost of their own but that decode loads one
-    block of keys ahead. Starts are s beyond the chip's, fp8_start what a decode takes more with a cache of fp8;
-    core_stream: B/s that one core streams in decode.
+    Its decode tiles load one block of keys ahead and take as long for any rows. Starts are s beyond the chip's,
+    fp8_start what a decode takes more with a cache of fp8. prefill_tile, decode_tile: s that a tile takes beyond its
+    keys; rows: query rows of a prefill tile; packs: 1 where a prefill tile holds the heads of a group; core_stream: B/s
+    that one core streams in decode; convert_rate: 8-bit cached elements that a core converts in a clock.
     """
 
     tensor: float
     prefill_start: float
     decode_start: float = 0.0
     fp8_start: float = 0.0
+    prefill_tile: float = 0.0
+    decode_tile: float = 0.0
+    rows: float = 128.0
+    packs: float = 1.0
     core_stream: float = math.inf
+    convert_rate: float = math.inf
 
 
 # SGLang runs FlashInfer on chips whose cores stand alone: its persistent prefill packs the query heads of a group
 # (arXiv 2501.01005), where those chips' constants stand for the FlashAttention-2 of vLLM, which does not. Fitted on
-# the prefill rows of A100 and L40S together (0.5.9, 0.5.10: 1,197 rows, A100 9/6 %, L40S 16/9 %) and on those of
-# L40S (0.5.14: 707 rows, 29/15 %), whose calls plan ahead of what is timed. A core of the older kernel streams 15 GB/s
+# the prefill rows of A100 and L40S together (0.5.9, 0.5.10: 1,197 rows, A100 7/4 %, L40S 16/9 %) and on those of
+# L40S (0.5.14: 707 rows, 27/13 %), whose calls plan ahead of what is timed. A core of the older kernel streams 15 GB/s
 # in decode, which only A100 notices, whose memory would give each core 19.
 _PACKED = (
-    ("0.5.9|0.5.10", "flash_attention", AttentionKernel(1.16, 3.4e-6, 1.1e-6, core_stream=15e9)),
-    ("0.5.14", "flashinfer", AttentionKernel(1.03, -2.4e-6, fp8_start=4.5e-6)),
+    ("0.5.9|0.5.10", "flash_attention", AttentionKernel(1.16, 3.9e-6, 1.1e-6, core_stream=15e9)),
+    ("0.5.14", "flashinfer", AttentionKernel(1.0, -1.2e-6, fp8_start=4.5e-6)),
+)
+# Where the chip's constants stand for trtllm-gen, FlashInfer's own kernels are those of older chips: a core has fewer
+# bytes under way, widens 8-bit values itself and multiplies at .7 of the rate. Fitted on B200 (0.5.14: 222 decode rows,
+# 26/21 -> 15/8 %, and 152 prefill rows, 27/26 -> 9/7 %).
+_OLDER = AttentionKernel(
+    tensor=0.7,
+    prefill_start=-0.2e-6,
+    decode_start=-2.1e-6,
+    fp8_start=7.3e-6,
+    prefill_tile=6e-6,
+    decode_tile=2.1e-6,
+    rows=256.0,
+    packs=0.0,
+    core_stream=49e9,
+    convert_rate=11.5,
 )
 
 
@@ -204,8 +228,10 @@ def attention_kernel(framework: str, version: str, kernel: str, multicast: float
 
     multicast: what the chip's cores load of a tile that they share; 1 where each loads its own.
     """
-    if framework != "sglang" or multicast < 1.0:
+    if framework != "sglang":
         return None
+    if multicast < 1.0:
+        return _OLDER if kernel == "flashinfer" else None
     for versions, kernels, found in _PACKED:
         if re.fullmatch(versions, version) and re.fullmatch(kernels, kernel):
             return found
@@ -224,34 +250,74 @@ def swaps(framework: str, kernel: str, multicast: float) -> bool:
     return framework == "vllm" and multicast >= 1.0 and "flash_attn" in kernel
 
 
-# FlashAttention-3 hands cached 8-bit values over through registers: as vLLM builds it, those of heads wider than 128
-# elements at half the rate; in SGLang 0.5.14 tiles have 128 query rows instead of 64, whose exponentials wait as long
-# again. Elements a clock and core at 64, 128, 192 and 256 elements of a head, on H100 and H200 alike: vLLM 11, 13, 7.8
-# and 6.6, SGLang 8, 10, 12 and 12.
-WIDE_CONVERT = 0.45
-_TALL_TILES = ("sglang", "0.5.14", "fa3")
+# Chunked attention (Llama 4) in tables: a window of as many keys as a chunk has. SGLang's FlashAttention backend cuts
+# chunks (flashattention_backend.py, attention_chunk_size), its others walk over whole contexts: decode on B200 52 ->
+# 8 % (14 rows), and on L40S, which was not looked at, 66 -> 10 % (10 rows).
+CHUNK = 8192.0
+
+
+def walks_chunks(framework: str, kernel: str) -> bool:
+    """Return whether a kernel walks over whole contexts where attention is chunked."""
+    return framework == "sglang" and kernel in ("flashinfer", "trtllm_mha")
+
+
+# FlashAttention-3 hands cached 8-bit values over through registers: as vLLM builds it, those of heads of more elements
+# than WIDE more slowly, by their ratio to the power of WIDE_CONVERT; in SGLang 0.5.9 and 0.5.14 tiles have 128 query
+# rows instead of 64, whose exponentials wait as long again. Elements a clock and core at 64, 128, 192 and 256 elements
+# of a head, on H100 and H200 alike: vLLM 11, 13, 7.8 and 6.6, SGLang 8, 10, 12 and 12.
+WIDE, WIDE_CONVERT = 128.0, 1.25
+_TALL_TILES = (("sglang", "0.5.9", "flash_attention"), ("sglang", "0.5.14", "fa3"))
 # SGLang 0.5.14's FlashAttention-3 takes 6 us more at every batch and context where heads have 192 elements (keys of 192
 # beside values of 128), on H100 and H200 alike; vLLM's does not.
 PADDED_HEADS, PADDING = 192.0, 6e-6
 
 
-def wide_convert(framework: str, multicast: float) -> float:
-    """Return the share of its rate at which a kernel converts cached 8-bit values of heads wider than 128 elements."""
-    return WIDE_CONVERT if framework == "vllm" and multicast < 1.0 else 1.0
+def wide_convert(framework: str, multicast: float, head_dim: float) -> float:
+    """Return the share of its rate at which a kernel converts cached 8-bit values of heads of so many elements."""
+    wide = framework == "vllm" and multicast < 1.0
+    return (WIDE / max(head_dim, WIDE)) ** WIDE_CONVERT if wide else 1.0
 
 
 def convert_tiles(framework: str, version: str, kernel: str) -> float:
     """Return how often a kernel's tiles have the query rows that wait for converted 8-bit values on the chip."""
-    return 2.0 if (framework, version, kernel) == _TALL_TILES else 1.0
+    return 2.0 if (framework, version, kernel) in _TALL_TILES else 1.0
 
 
-# Most parts of a context that vLLM lets FlashAttention-3 plan for in a graph: 16 at first, later 32.
-_MOST_SPLITS = {("vllm", "0.14.0"): 16.0}
+# vLLM plans FlashAttention-3 ahead of the call, for the KV heads of its model. In the rows of 0.14.0 that is the
+# benchmark's stand-in, which has 8 whatever the row says (mended for later releases: AIConfigurator pull request 1004):
+# the parts of a sequence are the cores over 8 and the batch, 16 at most, however few its heads are. 114 long streams of
+# H100 and H200: 25/16 -> 8/5 %. Prefills of so many heads leave no core idle and are not cut.
+_STAND_IN = {("vllm", "0.14.0"): 8.0}
 
 
-def most_splits(framework: str, version: str) -> float:
-    """Return the most parts that a release cuts a context into; inf where the chip's constants say."""
-    return _MOST_SPLITS.get((framework, version), math.inf)
+def planned_heads(framework: str, version: str) -> float:
+    """Return the KV heads that a release's decodes are planned for; 0 where they are planned for the row's own."""
+    return _STAND_IN.get((framework, version), 0.0)
+
+
+# Parts that FlashAttention-3 cuts a context into at most by itself, as SGLang lets it (hopper/heuristics.h); the chip's
+# constants stand for vLLM, which plans for fewer.
+_MOST_SPLITS = 128.0
+
+
+def most_splits(framework: str, planned: float) -> float:
+    """Return the parts that a framework's decodes on Hopper are cut into at most, where the chip says `planned`."""
+    return max(planned, _MOST_SPLITS) if framework == "sglang" else planned
+
+
+# Query heads of a group that TensorRT-LLM's grouped decode kernels take. Where there are more, its dispatcher falls
+# back on masked multi-head attention (xqaDispatcher.cpp, shouldUse): a block for each query head walks over all keys by
+# itself, on the vector lanes of a core, as slowly in 8 bits as in 16, and never splits. Limit and kernel show in the
+# rows of all releases. Fitted on B200 (1.3.0rc20, heads of 64, 128 and 256 elements, 272 rows: 65/76 -> 16/11 %); A100,
+# which was not looked at, 72/83 -> 14/12 %, H100 and H200 64/74 -> 31/27 %; L40S does not follow, 55/56 -> 54/59 %.
+GROUPED_HEADS = 32.0
+HEAD_ELEMENTS = 14.0  # elements of keys and values that a core takes in a clock
+HEAD_BLOCK = 0.8e-6  # s of a core for each block beside its keys
+
+
+def most_grouped(framework: str) -> float:
+    """Return the query heads of a group that a framework's decode kernels take together; more walk one by one."""
+    return GROUPED_HEADS if framework == "trtllm" else math.inf
 
 
 def padding(framework: str, kernel: str, head_dim: float) -> float:
@@ -276,9 +342,7 @@ _CUSTOM = {"direct_flight": 230e3, "direct_one_shot": 2.0 * 2**20}
 _CHOICE: dict[str, Mapping[str, float]] = {
     # vLLM lets the switch add (symmetric memory; all_reduce_utils.py: to 32, 64 or 128 MiB), fitted on 0.19 and 0.24 on
     # H100, H200 and B200 over four and eight chips
-    "vllm": _frozen(
-        **_CUSTOM, direct_limit=2.0**23 - 1.0, direct_switch_start=13.0, direct_switch_limit=2.0**26 - 1.0
-    ),
+    "vllm": _frozen(**_CUSTOM, direct_limit=2.0**23 - 1.0, direct_switch_start=13.0, direct_switch_limit=2.0**26 - 1.0),
     "sglang": _frozen(**_CUSTOM, direct_limit=2.0**23),
 }
 # Releases that ran another kernel: vLLM 0.14.0 had none that lets the switch add, SGLang 0.5.14 has one of its own
@@ -286,9 +350,7 @@ _CHOICE: dict[str, Mapping[str, float]] = {
 # (138 of 138).
 _RELEASE: dict[tuple[str, str], Mapping[str, float]] = {
     ("vllm", "0.14.0"): _frozen(**_CUSTOM, direct_limit=2.0**23 - 1.0),
-    ("sglang", "0.5.14"): _frozen(
-        direct_start=3.66, direct_second=2.1, direct_efficiency=0.67, direct_limit=2.0**24
-    ),
+    ("sglang", "0.5.14"): _frozen(direct_start=3.66, direct_second=2.1, direct_efficiency=0.67, direct_limit=2.0**24),
 }
 _SAME_ALL_REDUCE = {("sglang", "0.5.6.post2"): "trtllm"}
 

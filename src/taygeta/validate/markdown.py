@@ -50,19 +50,23 @@ rows found errors of TTFT twice as large with medians, or with the burst left ou
   AIConfigurator's generator sizes it but for its margin. Dozens in flight at lengths in thousands under SGLang
   are taken as drawn, five rounds of them. Both were decided with the errors in view.
 - The engine is `engine@benchmark` of data/engines as a launch script of the benchmark sets it up for a kind of
-  model, chip and load (taygeta.spec.launch; never by name): budget, memory, cache format, how often arrivals
-  are looked at, each with its source. First tokens leave at once, whatever the stream interval, as the engines'
-  sources have it. Host times are fitted once for each engine and benchmark by tools/engines.py, on a sample of
-  rows; docs/log.md has the errors with each fifth of the configurations left out of the fit.
+  model, chip, release of the engine and load (taygeta.spec.launch; never by name): budget, memory, cache
+  format, how long steps may be to run from captured graphs, how often arrivals are looked at, each with its
+  source. A row without a release is launched by the rules that ask for none. First tokens leave at once,
+  whatever the stream interval, as the engines' sources have it. Host times are fitted once for each engine and
+  benchmark by tools/engines.py, on a sample of rows; docs/log.md has the errors with each fifth of the
+  configurations left out of the fit.
 - Memory decides how many requests run at once, by each engine's own rule of what its fraction is of. A run
   whose weights, or whose longest request, would not fit took place all the same: there memory bounds nothing.
 - Disaggregated rows are answered where they say how many workers each side has; caches are sent over the
   chip's network link.
 
 No row is corrected. 70 rows of SGLang on DeepSeek in 4 bits without a version take 5 to 9 s to their first
-token. 30 rows of TensorRT-LLM of January 2026, and about 75 of SGLang on DeepSeek-R1 and Qwen3.5 in fp8 on
-B200 of March, decode 1.3 to 1.9 times faster than their repeats and take twice as long to their first token:
-speculation, most likely, which no label says. They are scored with the others.
+token, as a burst does that waits a minute for kernels to be compiled. 30 rows of TensorRT-LLM of January 2026,
+and about 75 of SGLang on DeepSeek-R1 and Qwen3.5 in fp8 on B200 of March, decode 1.3 to 1.9 times faster than
+their repeats and take twice as long to their first token: InferenceX measured these configurations with
+multi-token prediction too (its perf-changelog, pull requests 392, 626 and 898), and the table has no column
+for it. They are scored with the others.
 """
 
 _HELD_OUT = """Each chip from its own public numbers and constants of other chips only, by one rule
