@@ -64,6 +64,7 @@ class Run:
     measured: tuple[float, float]
     configuration: str
     none: frozenset[str] = frozenset()  # constants that a rule of the launch sets to nothing
+    rows: int = 1  # of the table that repeat it
 
     def times(self, constants: Constants) -> tuple[float, float]:
         """Return the simulated (TTFT, TPOT) with other constants of the host."""
@@ -78,15 +79,17 @@ class Run:
 
 def runs(directory: Path, wanted: list[str]) -> dict[str, list[Run]]:
     """Return the clean aggregated rows by recipe (all, or those wanted), each distinct run once."""
-    runner, seen = Runner(Systems()), set()
+    runner, seen = Runner(Systems()), {}
     out: dict[str, list[Run]] = {}
     table, path = next(found for found in find_tables(directory) if found[0].name == "e2e")
     frame = read_table(table, path).filter(pl.col("clean") & (pl.col("mode") == "agg"))
     for values in frame.iter_rows(named=True):
         row, measured = row_of(values), (values["ttft_s"], values["tpot_s"])
-        if (row, measured) in seen or (wanted and row.recipe not in wanted):
+        if wanted and row.recipe not in wanted:
             continue
-        seen.add((row, measured))
+        if (row, measured) in seen:
+            seen[row, measured].rows += 1
+            continue
         try:
             setup = runner.setup(row)
         except TaygetaError as error:
@@ -95,6 +98,7 @@ def runs(directory: Path, wanted: list[str]) -> dict[str, list[Run]]:
         name = f"{row.model} {row.system} {row.formats} {values['backend_version']} {row.spreads}"
         operations = kernels(setup.kinds[0].pool.deployment)
         found = Run(row, setup, operations, measured, name, without(row.recipe, setup.kinds[0].limits))
+        seen[row, measured] = found
         out.setdefault(row.recipe, []).append(found)
     return out
 
@@ -157,21 +161,24 @@ def said(what: str, off: np.ndarray) -> str:
     return f"{what}, {len(off)} runs: {', '.join(parts)}"
 
 
-def cross_fitted(some: list[Run]) -> list[np.ndarray]:
-    """Return simulated / measured of each fold of configurations, with constants fitted without it."""
+def cross_fitted(some: list[Run]) -> list[tuple[np.ndarray, list[int]]]:
+    """Return (simulated / measured, rows of each run) of each fold of configurations, with constants fitted without
+    it.
+    """
     names = sorted({run.configuration for run in some})
     count = min(FOLDS, len(names))
     folds = [set(names[fold::count]) for fold in range(count)] if count > 1 else []
     out = []
     for fold in folds:
         rest = [run for run in some if run.configuration not in fold]
-        out.append(errors([run for run in some if run.configuration in fold], fitted(rest, NEUTRAL)))
+        left = [run for run in some if run.configuration in fold]
+        out.append((errors(left, fitted(rest, NEUTRAL)), [run.rows for run in left]))
     return out
 
 
 def main(directory: Path, wanted: list[str]) -> None:
     """Fit, cross-fit and print."""
-    everything: list[np.ndarray] = []
+    everything: list[tuple[np.ndarray, list[int]]] = []
     for name, some in sorted(runs(directory, wanted).items()):
         bounds = some[0].setup.kinds[0].limits
         start = {key: float(getattr(bounds, key)) for key in STEPS}
@@ -181,10 +188,11 @@ def main(directory: Path, wanted: list[str]) -> None:
         print(name, {key: float(f"{value:.3g}") for key, value in found.items()})
         print(said("  before", errors(some, start)))
         print(said("  fitted on all", errors(some, found)))
-        held = cross_fitted(some) or [errors(some, found)]
+        held = cross_fitted(some) or [(errors(some, found), [run.rows for run in some])]
         everything += held
-        print(said(f"  cross-fitted in {len(held)} folds", np.concatenate(held)), flush=True)
-    print(said("All, cross-fitted", np.concatenate(everything)))
+        print(said(f"  cross-fitted in {len(held)} folds", np.concatenate([off for off, _ in held])), flush=True)
+    print(said("All, cross-fitted, each run once", np.concatenate([off for off, _ in everything])))
+    print(said("All, cross-fitted, every row", np.concatenate([np.repeat(*pair, axis=0) for pair in everything])))
 
 
 if __name__ == "__main__":

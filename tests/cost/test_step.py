@@ -11,11 +11,14 @@ from hypothesis import strategies as st
 
 import taygeta as tg
 from taygeta.base.errors import InputError
+from taygeta.cost.lower import fused_shared
 from taygeta.cost.predict import Predictor
 from taygeta.cost.silicon import experts_constants, experts_library
 from taygeta.cost.steps import StepModel
+from taygeta.frontend.catalog import model
 from taygeta.spec.catalog import chip, chip_names
 from taygeta.spec.deployment import Deployment, Group, Parallelism
+from taygeta.spec.launch import case_of, launched, release_of
 
 CASES = {
     "dense": ("llama-3.1-8b", "h100", {}),
@@ -298,3 +301,15 @@ def test_a_library_has_kernels_of_its_own_for_block_scales():
     assert experts_library(d.chip, d.engine, "nvfp4") == "trtllm_gen"
     hopper = _served("sglang", "h200")
     assert experts_library(hopper.chip, hopper.engine, "fp8_block") == "triton"
+
+
+def test_early_releases_of_sglang_run_tuned_kernels_on_hopper():
+    case = case_of(model("deepseek-v3"), chip("h200"), 8)
+    engines = {text: launched("sglang", replace(case, release=release_of(text))) for text in ("0.5.9", "0.5.10", "")}
+    found = {text: experts_library(chip("h200"), engine, "fp8_block") for text, engine in engines.items()}
+    assert found == {"0.5.9": "triton_tuned_block", "0.5.10": "triton", "": "triton"}
+    early = engines["0.5.9"]
+    assert experts_library(chip("b200"), early, "fp8_block") == "trtllm_gen_block"
+    assert experts_library(chip("h200"), early, "fp8") == "triton"
+    d = replace(_served("sglang", "h200"), engine=early)
+    assert fused_shared(d) == 1

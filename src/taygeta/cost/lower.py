@@ -11,6 +11,7 @@ from taygeta.cost.silicon import constants, core_port, experts_constants, expert
 from taygeta.cost.vector import QuantiseConstants
 from taygeta.graph.ops import BATCH_AXES, AttentionShape, ExpertShape, Graph, Op, ScanShape
 from taygeta.spec.deployment import Deployment
+from taygeta.spec.fields import BLOCK
 from taygeta.spec.model import MoeFfn
 
 _COLLECTIVES = {
@@ -54,7 +55,7 @@ def fused_shared(d: Deployment) -> int:
     ffn = next((layer.ffn for layer in d.model.layers if isinstance(layer.ffn, MoeFfn)), None)
     if ffn is None or not ffn.shared_d_ff or ffn.shared_d_ff % ffn.d_ff or ffn.shared_gate or ffn.latent:
         return 0
-    library = experts_library(d.chip, d.engine, d.formats.experts)
+    library = experts_library(d.chip, d.engine, d.formats.experts).removesuffix(BLOCK)
     fits = d.formats.shared == d.formats.experts and d.parallelism.ep == 1 and d.parallelism.dp == 1
     return ffn.shared_d_ff // ffn.d_ff if fits and library and library in d.engine.shared_fused.split() else 0
 

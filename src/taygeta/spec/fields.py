@@ -192,7 +192,7 @@ _PER_FORMAT = (
 )
 # Constants of expert layers that another kernel library than the chip's own has, as experts.triton.launches, or the
 # chip's own for weights of a format, as experts.fp8_block.launches.
-LIBRARIES = ("triton", "trtllm_gen")
+LIBRARIES = ("triton", "triton_tuned", "trtllm_gen")
 BLOCK = "_block"  # after the name of a library: its kernels for fp8 with scales of blocks
 _PER_LIBRARY = tuple(
     f"experts.{name}" for name in ("tensor_efficiency", "vector_share", "launches", "per_expert", "row_elements")

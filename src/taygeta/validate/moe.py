@@ -34,7 +34,8 @@ def answer(frame: polars.DataFrame, systems: Systems) -> Answers:
         try:
             system, found = systems.get(gpu), stored(dtype)
             rows = arguments(sizes[index], gates[index], exponent_of(distribution))
-            library = experts_library(framework, kernel, found, version)
+            tuned = "experts.triton_tuned_block.launches" in system.chip.constants
+            library = experts_library(framework, kernel, found, version, tuned)
             runs = [
                 run(rows, chip, s, found, library)
                 for chip, s in zip(system.chips, system.silicons, strict=True)
