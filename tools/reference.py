@@ -83,11 +83,12 @@ def _engines() -> list[str]:
 
 
 def _launches(name: str) -> list[str]:
-    """What differs where a benchmark launches the engine, and for kinds of models, chips and loads."""
+    """Return what differs where a benchmark launches the engine, and for kinds of models, chips, releases, loads."""
     document = engine_document(name)
     out = [
-        f"What differs in the launches of public benchmarks (`{name}@...`), and for which kinds of models, chips and",
-        "loads; later lines win, and words such as `+ prompt` stand for tokens of the load.",
+        f"What differs in the launches of public benchmarks (`{name}@...`), and for which kinds of models, chips,",
+        "releases and loads; later lines win, and words such as `+ prompt` stand for tokens of the load. Lines that",
+        "ask for a release are left out where it is not known, as under the plain name of an engine.",
         "",
         "| of | when | value | | source |",
         "|---|---|---|---|---|",
@@ -104,7 +105,8 @@ def _launches(name: str) -> list[str]:
 
 def _grown(item: dict[str, Any]) -> str:
     """A value as it is written, with what of the load it grows with."""
-    loads = [name for name in ("prompt", "answer", "requests") if item.get(name)]
+    factors = {name: item.get(name, 0) for name in ("prompt", "answer", "requests")}
+    loads = [name if factor == 1 else f"{factor} {name}" for name, factor in factors.items() if factor]
     return " + ".join([_value(item["value"], ""), *loads])
 
 
