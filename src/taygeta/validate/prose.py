@@ -30,7 +30,8 @@ rows found errors of TTFT twice as large with medians, or with the burst left ou
   source. A row without a release is launched by the rules that ask for none. First tokens leave at once,
   whatever the stream interval, as the engines' sources have it. Host times are fitted once for each engine and
   benchmark by tools/engines.py, on a sample of rows; docs/log.md has the errors with each fifth of the
-  configurations left out of the fit.
+  configurations left out of the fit. That tests constants, not rules: where vLLM shows launches of prompts, and
+  what gap_analysis runs, were chosen with the errors of all rows in view.
 - Memory decides how many requests run at once, by each engine's own rule of what its fraction is of. A run
   whose weights, or whose longest request, would not fit took place all the same: there memory bounds nothing.
 - Disaggregated rows are answered where they say how many workers each side has; caches are sent over the
