@@ -248,8 +248,39 @@ def test_exponentials_wait_for_converted_values() -> None:
     narrow = {"context": 1023.0, "kv_bytes": 256.0, "kv_element_bytes": 1.0}
     seconds, *_ = call(hw, IDEAL._replace(convert_rate=10.0, convert_rows=64.0), 1e30, **narrow)
     assert seconds == pytest.approx(1e-6 + 1024 * (256 / 10 + 64 / 16) / 1e9)
-    wide = call(hw, IDEAL._replace(convert_rows=64.0), 1e30, context=1023.0)
-    assert wide == call(hw, IDEAL, 1e30, context=1023.0)  # bf16 is not converted
+    few = call(hw, IDEAL._replace(convert_rate=10.0), 1e30, **narrow)[0]
+    assert few == pytest.approx(1e-6 + 1024 * 256 / 10 / 1e9)  # nothing waits
+
+
+@pytest.mark.parametrize("heads", [2.0, 8.0, 64.0])
+def test_a_decode_tile_is_padded_to_the_rows_of_its_warpgroup(heads: float) -> None:
+    """A key costs 64 exponentials for any heads; a tile has room for 64 rows, and a prefill is not padded."""
+    hw = STILL._replace(cores=1.0, hbm_bandwidth=1e30, exp_per_clock=16.0)
+    expected = pytest.approx(1e-6 + 1024 * 64 / 16 / 1e9)
+    for rows in (64.0, 128.0):
+        assert call(hw, IDEAL._replace(convert_rows=rows), 1e30, context=1023.0, heads=heads)[0] == expected
+    bare = call(hw, IDEAL, 1e30, context=1023.0, heads=heads)[0]
+    assert bare == pytest.approx(1e-6 + 1024 * heads / 16 / 1e9)
+    prefill = {"new_tokens": 9.0, "heads": heads}
+    assert call(hw, IDEAL._replace(convert_rows=64.0), 1e30, **prefill) == call(hw, IDEAL, 1e30, **prefill)
+
+
+def test_conversions_of_two_warpgroups_hold_the_stream_up() -> None:
+    """1,024 keys of 256 bytes: 262 us of memory beside 262 us of conversions, hidden by one warpgroup, added by two."""
+    hw, c = STILL._replace(cores=1.0), IDEAL._replace(convert_rate=1.0, overlap=1.0, exposed=0.0)
+    cache = {"context": 1023.0, "kv_bytes": 256.0, "kv_element_bytes": 1.0, "io_bytes": 0.0}
+    stream = 1024 * 256 / 1e9
+    one = call(hw, c._replace(convert_rows=64.0), 1e30, **cache)[0]
+    assert one == pytest.approx(1e-6 + stream * 2 ** (1 / 8), rel=1e-5)
+    two = call(hw, c._replace(convert_rows=128.0), 1e30, **cache)[0]
+    assert two == pytest.approx(1e-6 + 2 * stream, rel=1e-5)
+
+
+@pytest.mark.parametrize(("keys", "parts"), [(64, 1), (128, 1), (129, 2), (256, 2), (512, 4), (4096, 4)])
+def test_a_context_has_no_more_parts_than_blocks_of_128_keys(keys: int, parts: int) -> None:
+    c = IDEAL._replace(decode_merge=1e-9, merge_start=1e-5)
+    fixed = call(STILL, c, 1e6, context=keys - 1.0)[4]  # 4 cores
+    assert fixed == pytest.approx(1e-6 + math.log2(parts) * 1e-9 + (1e-5 if parts > 1 else 0.0))
 
 
 def test_writing_the_cache_reads_and_writes_new_keys_and_values() -> None:

@@ -5,7 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taygeta.cost.collective import (
-    CHANNEL_START,
     MESH,
     SHARED,
     SWITCH,
@@ -25,7 +24,19 @@ from taygeta.cost.collective import (
     send,
     usable_bandwidth,
 )
-from taygeta.cost.protocol import LL, LL128, SIMPLE, SUMMED, choose, protocol_time
+from taygeta.cost.protocol import (
+    CHANNEL_BYTES,
+    CHANNEL_RATE,
+    FULL_GATHER,
+    FULL_STEP,
+    LL,
+    LL128,
+    SIMPLE,
+    SUMMED,
+    choose,
+    ll_time,
+    protocol_time,
+)
 
 # 100 GB/s and 1 us per step; a library with no losses but a start of 5 us.
 SWITCHED = Link(bandwidth=100e9, latency=1e-6, topology=SWITCH, domain=8.0, dimensions=1.0, bus=0.0, reduces=0.0)
@@ -36,7 +47,7 @@ BUS = SWITCHED._replace(topology=SHARED, bus=40e9)
 PLAIN = CollectiveConstants(
     efficiency=1.0, start=5.0, blend=0.0, local_copy=0.0, switch_efficiency=0.5,
     direct_start=2.0, direct_second=1.5, direct_efficiency=1.0,
-    ll_start=5.0, ll_efficiency=1.0, ll_blend=0.0, ll128_start=5.0, ll128_efficiency=1.0,
+    ll_start=5.0, ll_efficiency=1.0, ll_channels=0.0, ll128_start=5.0, ll128_efficiency=1.0,
     simple_start=5.0, simple_step=1.0, simple_efficiency=1.0, switch_start=5.0,
 )  # fmt: skip
 REAL = CollectiveConstants()
@@ -73,20 +84,47 @@ def test_blend_and_copy_by_hand():
     # 2 chips of a ring of 2, 1 MB: wire (2 + 0.5) / 2 MB = 12.5 us, 2 steps; blend 2 sqrt(12.5 * 2) = 10 us.
     pair = RING._replace(domain=2.0)
     assert all_reduce(1e6, 2.0, pair, c)[0] == pytest.approx(5e-6 + 2e-6 + 12.5e-6 + 10e-6)
-    # LL of 10 kB between two: .125 us on the wire, 2 steps, blend 2 sqrt(.125 * 2) = 1 us, and further channels.
-    blended = all_reduce(1e4, 2.0, SWITCHED, c._replace(ll_blend=2.0))[0]
-    assert blended == pytest.approx((8.125 + CHANNEL_START) * 1e-6)
 
 
-def test_further_channels_start_at_4_kib_for_each_chip():
-    # Four chips: one channel carries less than 16 KiB; further ones cost CHANNEL_START hops of 1 us.
-    for size, more in ((16383.0, 0.0), (16384.0, CHANNEL_START * 1e-6)):
-        wire = 1.5 * size / 100e9
-        expected = (5e-6 + 6e-6 + wire + more, wire, 6e-6, 5e-6 + more)
-        assert all_reduce(size, 4.0, SWITCHED, PLAIN) == pytest.approx(expected)
-    # a gather of 4 KiB shards is of 16 KiB; other protocols do not start channels one by one
-    assert all_gather(4096.0, 4.0, SWITCHED, PLAIN)[3] == pytest.approx((5.0 + CHANNEL_START) * 1e-6)
-    assert all_reduce(2.0**26, 4.0, SWITCHED, PLAIN)[3] == pytest.approx(5e-6)
+# Four chips of 281 GB/s, which have ten channels: one holds 16 KiB of the vector, all of them 160.
+TEN = SWITCHED._replace(bandwidth=10.0 * CHANNEL_RATE)
+STEPPED = 6.0 * (1.0 + FULL_STEP + 0.5 * FULL_GATHER)  # us: 6 steps of an all-reduce by all threads of a channel
+
+
+@pytest.mark.parametrize(
+    ("size", "microseconds"),
+    [
+        (512, 5.0 + 6.0),
+        (16383, 5.0 + 6.0),
+        (16384, 5.0 + STEPPED),
+        (32767, 5.0 + STEPPED),
+        (32768, 7.0 + STEPPED),
+        (163840, 7.0 + STEPPED),
+        (327680, 7.0 + STEPPED + 1.5 * 163840 / 281e3),
+    ],
+)
+def test_ll_takes_one_time_until_its_channels_are_full(size, microseconds):
+    """Until then more bytes only bring threads (a longer step) and channels (a start of 2 hops)."""
+    c = PLAIN._replace(ll_channels=2.0)
+    assert CHANNEL_BYTES == 8 * 512
+    assert all_reduce(float(size), 4.0, TEN, c)[0] == pytest.approx(microseconds * 1e-6)
+
+
+def test_steps_that_gather_take_longer_than_those_that_scatter():
+    c = PLAIN._replace(ll_channels=2.0)
+    scatter, gather = (f(s, 4.0, TEN, c)[2] for f, s in ((reduce_scatter, 65536.0), (all_gather, 16384.0)))
+    assert scatter == pytest.approx(3e-6 * (1.0 + FULL_STEP))
+    assert gather == pytest.approx(scatter + 3e-6 * FULL_GATHER)
+    # below 4 KiB a chip they are alike
+    assert reduce_scatter(8192.0, 4.0, TEN, c) == all_gather(2048.0, 4.0, TEN, c)
+
+
+def test_ll_over_a_bus_is_bound_by_its_bytes():
+    # 2.81 GB/s are a tenth of a channel: of 8 KiB a tenth passes within the steps, nine tenths at half of the rate
+    found = ll_time(8192.0, 0.5, 2.0, 8192.0, 2.0, 2.81e9, 1e-6, True, PLAIN)
+    assert found[1] == pytest.approx(0.9 * 8192 / (0.5 * 2.81e9))
+    # and no step is shorter than the bytes that pass in it
+    assert ll_time(8192.0, 0.5, 2.0, 8192.0, 2.0, 2.81e9, 1e-9, True, PLAIN)[2] == pytest.approx(0.1 * 8192 / 2.81e9)
 
 
 def test_direct_kernels_by_hand():
@@ -108,6 +146,13 @@ def test_direct_kernels_of_few_threads_and_fixed_sizes_by_hand():
     assert all_reduce_best(8e6 + 1.0, 4.0, SWITCHED, c) == all_reduce(8e6 + 1.0, 4.0, SWITCHED, c)
     assert all_reduce_best(1e3, 4.0, BUS, c) == all_reduce(1e3, 4.0, BUS, c)
     assert all_reduce_best(1e3, 2.0, BUS, c) == all_reduce_direct(1e3, 2.0, BUS, c)
+
+
+def test_an_engine_that_takes_the_faster_calls_its_library_over_a_bus():
+    # 2 us and .1 us of bytes against 5 us and two steps; without NVLink TensorRT-LLM's kernels are not used
+    assert all_reduce_best(1e3, 2.0, SWITCHED, PLAIN) == all_reduce_direct(1e3, 2.0, SWITCHED, PLAIN)
+    assert all_reduce_direct(1e3, 2.0, BUS, PLAIN)[0] < all_reduce(1e3, 2.0, BUS, PLAIN)[0]
+    assert all_reduce_best(1e3, 2.0, BUS, PLAIN) == all_reduce(1e3, 2.0, BUS, PLAIN)
 
 
 def test_direct_sums_in_the_switch_by_hand():
@@ -145,7 +190,7 @@ def test_a_switch_that_adds_sends_less():
     adds = SWITCHED._replace(reduces=1.0)
     assert all_reduce(1e6, 8.0, adds, c)[:2] == pytest.approx((15e-6, 10e-6))
     assert all_reduce(1e6, 8.0, SWITCHED, c)[1] == pytest.approx(17.5e-6)
-    assert all_reduce(1e3, 8.0, adds, c)[1] == pytest.approx(17.5e-9)  # its start is too long for a kilobyte
+    assert all_reduce(1e3, 8.0, adds, c)[2] == pytest.approx(14e-6)  # its start is too long for a kilobyte: 14 steps
     assert all_gather(1e6, 8.0, adds, c) == all_gather(1e6, 8.0, SWITCHED, c)  # nothing to add
 
 
@@ -175,9 +220,9 @@ def test_the_tuner_by_hand():
 
 def test_protocols_by_hand():
     # 1 MB, 4 steps, 2 MB on the wire at 100 GB/s, 1 us.
-    c = PLAIN._replace(ll_efficiency=0.5, ll128_start=10.0, ll128_efficiency=0.8, simple_start=20.0, simple_step=3.0)
-    times = [protocol_time(p, 1e6, 4.0, 2e6, 100e9, 1e-6, c)[0] for p in (LL, LL128, SIMPLE, SUMMED)]
-    assert times == pytest.approx([5e-6 + 4e-6 + 40e-6, 10e-6 + 4e-6 + 25e-6, 20e-6 + 12e-6 + 20e-6, 5e-6 + 20e-6])
+    c = PLAIN._replace(ll128_start=10.0, ll128_efficiency=0.8, simple_start=20.0, simple_step=3.0)
+    times = [protocol_time(p, 1e6, 4.0, 2e6, 100e9, 1e-6, c)[0] for p in (LL128, SIMPLE, SUMMED)]
+    assert times == pytest.approx([10e-6 + 4e-6 + 25e-6, 20e-6 + 12e-6 + 20e-6, 5e-6 + 20e-6])
 
 
 def test_two_tiers_by_hand():
@@ -224,6 +269,8 @@ def test_more_bytes_never_faster_and_better_links_never_slower(operation, size, 
 @given(st.sampled_from([LL, LL128, SIMPLE, SUMMED]), sizes, groups, st.floats(1.01, 16.0))
 def test_a_protocol_is_never_faster_with_more_bytes_or_on_worse_links(protocol, size, chips, factor):
     def seconds(size, rate, latency):
+        if protocol == LL:
+            return ll_time(size, 0.5, chips, 2.0 * size, chips, rate, latency, False, REAL)[0]
         return protocol_time(protocol, size, chips, 2.0 * size, rate, latency, REAL)[0]
 
     base = seconds(size, 100e9, 1e-6)

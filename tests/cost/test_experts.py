@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 from drawn_routings import routings
 from hypothesis import given, settings
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 
 from taygeta.cost.experts import (
     RELOADED_SHARE,
+    REREAD_SHARE,
     ExpertsConstants,
     Tiling,
     by_expert,
@@ -14,12 +16,16 @@ from taygeta.cost.experts import (
     grouped_matmul,
     least_rows,
     memory_seconds,
+    moved_seconds,
     tiling,
     tuned_tile,
     vector_seconds,
 )
 from taygeta.cost.hardware import Hardware
 from taygeta.cost.routing import Routing, routing_even, routing_skewed
+from taygeta.spec import catalog
+from taygeta.validate.expert_libraries import choice_seconds, experts_library
+from taygeta.validate.formats import stored
 
 # A chip for counting by hand: 10 cores at 1 GHz, 1 TB/s, 100 B/clk per core, a launch of 1 us, no shared
 # cache.
@@ -65,12 +71,13 @@ chips = st.sampled_from(sorted(CHIPS))
 
 def test_memory_bound_grouped_matmul_by_hand():
     # 8 experts of 1 row, n 1,024, k 1,000, 2-byte weights: 8 * 1024 * 1000 * 2 B = 16.384 MB; activations 8
-    # * (1000 + 1024) * 2 B = 32,384 B; at 1 TB/s 16.416384 us. Tiles are 64 deep, so 1,024 of k. Tiles of 16 x 128: 8
-    # columns x 8 experts = 64 tiles on 10 cores, 7 waves of (16 + 128) * 1024 * 2 B through a port of 100 GB/s; 4 waves
-    # of 16 x 256 would take 22.3 us, 13 of 16 x 64 21.3 us.
+    # * (1000 + 1024) * 2 B = 32,384 B, and without a cache REREAD_SHARE of the 16,000 B in that again for each of 7
+    # further column tiles; at 1 TB/s 16.416384 us and the latter. Tiles are 64 deep, so 1,024 of k. Tiles of 16 x 128:
+    # 8 columns x 8 experts = 64 tiles on 10 cores, 7 waves of (16 + 128) * 1024 * 2 B through a port of 100 GB/s; 4
+    # waves of 16 x 256 would take 22.3 us, 13 of 16 x 64 21.3 us.
     routing = routing_even(8.0, 1.0, 8.0, 1.0)
     seconds, tensor, memory, feed, fixed = grouped_matmul(routing, 8.0, 1024.0, 1000.0, 2.0, 2.0, 2.0, 2e13, TOY, IDEAL)
-    assert memory == pytest.approx(16.416384e-6)
+    assert memory == pytest.approx(16.416384e-6 + 7 * REREAD_SHARE * 0.016e-6)
     assert feed == pytest.approx(7 * (16 + 128) * 1024 * 2 / 100e9)
     assert seconds == pytest.approx(feed, rel=0.02)
     assert fixed == 0.0
@@ -104,10 +111,24 @@ def test_further_row_tiles_load_weights_again():
     t = tiling(1000.0, 1000.0, 2.0, 2.0, 2.0, 1e13, TOY, IDEAL)
     assert t.reloaded == RELOADED_SHARE
     routing = Routing(96.0, 96.0, 2.0, 48.0, 48.0, 0.0)
-    assert memory_seconds(routing, 6.0, t) == pytest.approx(2e-6 * (2 + 4 * RELOADED_SHARE) + 96 * 4e-9)
+    assert memory_seconds(routing, 6.0, 1000.0, t) == pytest.approx(2e-6 * (2 + 4 * RELOADED_SHARE) + 96 * 4e-9)
     # a cache of which 1 MB of the 2 MB of an expert's weights may stay halves that
     cached, c = TOY._replace(cache_bytes=2e6), IDEAL._replace(cache_share=0.5)
     assert tiling(1000.0, 1000.0, 2.0, 2.0, 2.0, 1e13, cached, c).reloaded == pytest.approx(RELOADED_SHARE / 2)
+
+
+def test_further_column_tiles_load_activations_again():
+    # A row of 1,000 elements, 2 kB, in 4 column tiles of 250, and 2 kB of output: where no cache keeps any, 3 times
+    # REREAD_SHARE of the 2 kB again. 10 cores load 10 * 250 * 1000 * 2 B = 5 MB of weights at a time, of which a
+    # cache that keeps 2.5 MB halves that; one tile reads its rows once.
+    none = tiling(1000.0, 1000.0, 2.0, 2.0, 2.0, 1e13, TOY, IDEAL)
+    assert moved_seconds(none, 250.0) == pytest.approx(4e-9 + 3 * REREAD_SHARE * 2e-9)
+    assert moved_seconds(none, 1000.0) == pytest.approx(4e-9)
+    cached, c = TOY._replace(cache_bytes=5e6), IDEAL._replace(cache_share=0.5)
+    half = tiling(1000.0, 1000.0, 2.0, 2.0, 2.0, 1e13, cached, c)
+    assert half.kept == pytest.approx(125.0)
+    assert moved_seconds(half, 250.0) == pytest.approx(4e-9 + 1.5 * REREAD_SHARE * 2e-9)
+    assert moved_seconds(half, 100.0) == pytest.approx(4e-9)
 
 
 def test_least_rows_fill_the_tensor_unit():
@@ -129,13 +150,13 @@ def test_unequal_experts_pass_one_after_the_other():
     busy, weights, row, tile = 40e-6, 20e-6, 0.1e-6, 8.0
     tiles = sum(math.ceil(load / tile) for load in loads) / 12.0
     for reloaded in (0.0, 0.5):
-        t = Tiling(1.0, 16.0, 0.0, 0.0, 0.0, 0.0, weights, row, reloaded)
+        t = Tiling(1.0, 16.0, 0.0, 0.0, 0.0, 0.0, weights, row, 0.0, 0.0, reloaded)
         each = [
             max(busy * own / 12.0 / tiles, (weights * (1.0 + reloaded * (own - 1)) + load * row) / 12.0)
             for load in loads
             for own in [math.ceil(load / tile)]
         ]
-        seconds = by_expert(routing, tile, tiles, busy, t, 200.0)
+        seconds = by_expert(routing, tile, 1.0, tiles, busy, t, 200.0)
         assert seconds == pytest.approx(sum(each), rel=0.01)
         assert seconds > max(busy, 2.0 * weights + 32.0 * row) * 1.1
 
@@ -226,3 +247,43 @@ def test_twice_the_tokens_are_never_faster(tokens, experts, chip, skew):
         return expert_layer(r, 1024.0, 512.0, e, 2.0, 2.0, 2.0, 1e14, hw, REAL)[0]
 
     assert time(2.0 ** (tokens + 1)) >= time(2.0**tokens) * (0.999 if skew == 0.0 else 0.9)
+
+
+def test_pytorch_chooses_where_no_kernel_of_the_library_does():
+    # 1.3.0rc20 chooses 16 of 512 experts by its own kernel, releases before it 8 of 128; a B200 of 148 cores takes
+    # 9.4 us and 1.7 us of a core for each token beyond that.
+    experts, choices = np.array([128.0, 160.0, 128.0, 512.0, 512.0]), np.array([8.0, 8.0, 9.0, 16.0, 22.0])
+    tokens = np.array([148.0, 148.0, 1480.0, 1.0, 1.0])
+
+    def seconds(version: str, kernel: str = "moe_torch_flow_cutlass", framework: str = "trtllm") -> list[float]:
+        library = experts_library(framework, kernel, stored("bfloat16"), version, catalog.chip("b200"))
+        return choice_seconds(library, tokens, choices, experts, 148.0).tolist()
+
+    one = 9.4e-6 + 1.7e-6 / 148.0
+    for version in ("1.0.0", "1.2.0rc5", "1.3.0rc10"):
+        assert seconds(version) == pytest.approx([0.0, 11.1e-6, 26.4e-6, one, one])
+    assert seconds("1.3.0rc20") == pytest.approx([0.0, 0.0, 0.0, 0.0, one])
+    assert seconds("1.2.0rc5", kernel="moe_torch_flow_min_latency") == [0.0] * 5
+    assert seconds("0.14.0", "triton", "vllm") == [0.0] * 5
+
+
+def test_older_releases_start_later_unless_weights_are_widened():
+    def start(version: str, dtype: str = "bfloat16") -> float:
+        return experts_library("trtllm", "moe_torch_flow", stored(dtype), version, catalog.chip("h100")).start
+
+    assert start("1.3.0rc20") == 0.0 < start("1.3.0rc10") < start("1.2.0rc5")
+    assert start("1.2.0rc5", "w4a16_mxfp4") == 0.0
+
+
+def test_kernels_for_scales_of_blocks_are_those_that_a_chip_has_constants_for():
+    blocks = stored("fp8_block")
+
+    def share(framework: str, version: str, kernel: str, name: str) -> float:
+        found = experts_library(framework, kernel, blocks, version, catalog.chip(name))
+        return found.constants["tensor_efficiency"]
+
+    assert share("vllm", "0.19.0", "vllm_fused_moe", "b200") == 0.13  # not tuned on Blackwell
+    assert share("vllm", "0.19.0", "vllm_fused_moe", "h200") == 0.44
+    assert share("sglang", "0.5.9", "sglang_fused_moe_triton", "b200") == 0.44
+    assert share("sglang", "0.5.9", "sglang_fused_moe_triton", "h200") == 0.674
+    assert share("sglang", "0.5.10", "sglang_fused_moe_triton", "h200") == 0.44

@@ -12,8 +12,19 @@ from silicon_rows import gemm_row
 from taygeta.base.errors import InputError
 from taygeta.spec.catalog import chip as catalogue_chip
 from taygeta.spec.chip import Chip, Memory
-from taygeta.validate.carry import SUSTAINED_LIMIT, carried, generation, launch_gain, nearest, sustained
-from taygeta.validate.held_out import HELD_OUT, Lent, carried_to, family_only, held_out
+from taygeta.validate.carry import (
+    SUSTAINED_LIMIT,
+    Lent,
+    carried,
+    carried_corners,
+    generation,
+    launch_gain,
+    nearest,
+    ported,
+    sustained,
+)
+from taygeta.validate.held_out import HELD_OUT, UNMEASURED, carried_to, family_only, held_out
+from taygeta.validate.intervals import Residuals
 from taygeta.validate.markdown import report
 from taygeta.validate.run import answer_frame, validate
 from taygeta.validate.systems import Systems
@@ -53,9 +64,7 @@ def old(h100) -> Chip:
 def new(old) -> Chip:
     """A generation later: fp4, 1.1 GHz, twice the peak, 1,000 W, a cache of 11 TB/s."""
     peaks = {"bf16": 2e15, "fp8": 4e15, "fp4": 8e15}
-    return replace(
-        old, id="new", family="g", clock=1.1e9, peaks=peaks, power=1000.0, cache=Memory(99e6, 11e12)
-    )
+    return replace(old, id="new", family="g", clock=1.1e9, peaks=peaks, power=1000.0, cache=Memory(99e6, 11e12))
 
 
 def test_the_energy_of_a_flop_says_what_a_power_budget_sustains(old, new):
@@ -81,9 +90,9 @@ def test_launches_and_tiles_follow_the_trend_of_the_sources(old, new):
     assert launch_gain([old, old]) == 1.0
     found = carried(new, [oldest, old])
     assert found.constants["launch"] == pytest.approx(0.75 * 3e-6)
-    tile = "attention.decode_tile"
-    assert found.constants[tile] == pytest.approx(0.75 * old.constants[tile])
-    assert found.constants["attention.decode_start"] == old.constants["attention.decode_start"]  # software
+    for shorter in ("attention.decode_tile", "attention.decode_start"):
+        assert found.constants[shorter] == pytest.approx(0.75 * old.constants[shorter])
+    assert found.constants["attention.prefill_start"] == old.constants["attention.prefill_start"]  # software
     assert carried(old, [new, oldest, old]).constants["launch"] == pytest.approx(3e-6)  # its own generation
 
 
@@ -123,9 +132,7 @@ def test_formats_that_a_source_cannot_multiply_do_not_come_from_it():
     found = carried(b200, [a100, h100]).constants
     assert not [path for path in found if ".nvfp4." in path or ".mxfp4." in path]
     assert found["matmul.fp8.step_seconds"] == h100.constants["matmul.fp8.step_seconds"]
-    assert (
-        "matmul.fp8.sustained" in carried(catalogue_chip("l40s"), [a100, h100]).constants
-    )  # of the next nearest
+    assert "matmul.fp8.sustained" in carried(catalogue_chip("l40s"), [a100, h100]).constants  # of the next nearest
 
 
 def test_no_sources_is_an_error(old):
@@ -139,19 +146,54 @@ def test_left_out_chips_keep_their_public_numbers_and_take_their_family_s_errors
     bare = family_only(h100)
     assert bare[0].hbm == h100.chip.hbm
     assert bare[0].constants["launch"] != h100.chip.constants["launch"]
-    lent = Lent(systems, lambda system: carried_to(system, [h100.chip])).get("h200_sxm")
+    lent = Lent(systems, lambda system: carried_to(system, [h100.chip], Residuals([], systems), "matmul")).get(
+        "h200_sxm"
+    )
     assert len(lent.chips) == len(h200.chips)
     assert lent.chip.hbm == h200.chip.hbm
     assert lent.chip.constants["launch"] == h100.chip.constants["launch"]
-    assert lent.error("matmul") == family_only(h200)[0].constants["error.matmul"] != h200.error("matmul")
+    assert lent.error("matmul") == h100.error("matmul") != h200.error("matmul")  # of the source, none of its own
+
+
+def test_a_family_without_sources_takes_errors_that_other_families_tell(write):
+    """L40S measured twice as slow as predicted: no range of its own says so, those of the others do."""
+    systems = Systems()
+    table = next(t for t in TABLES if t.name == "gemm")
+    rows = pl.DataFrame([gemm_row(gpu=g, m=m) for g in ("a100_sxm", "h100_sxm", "l40s") for m in range(1, 61)])
+    off = pl.when(pl.col("gpu") == "l40s").then(2.0).otherwise(1.0)
+    rows = rows.with_columns(latency_s=answer_frame(table, rows, systems)["predicted_s"] * off)
+    found = Residuals(list(validate(write("gemm", rows.to_dicts()), systems)), systems)
+    sources = [ported(systems.get("h100"))]
+    lent = {n: carried_to(systems.get(n), sources, found, "matmul")[0].constants for n in ("l40s", "a100")}
+    assert lent["l40s"]["error.matmul"] < lent["a100"]["error.matmul"]
+    # no table tells of experts: the catalogue's, of a family that nobody measured
+    unmeasured = family_only(systems.get("l40s"), UNMEASURED)[0].constants
+    assert (
+        carried_to(systems.get("l40s"), sources, found, "experts")[0].constants["error.experts"]
+        == (unmeasured["error.experts"])
+    )
+
+
+def test_constants_are_carried_once_between_ports():
+    systems = Systems()
+    l40s, a100 = systems.get("l40s"), systems.get("a100")
+    assert ported(l40s).cache.bandwidth == 12.9e12 > l40s.chip.cache.bandwidth == 5.2e12
+    assert ported(a100) == a100.chip
+    corners = carried_corners(l40s, [ported(a100)])
+    assert [c.cache for c in corners] == [c.cache for c in l40s.chips]
+    assert {c.constants["matmul.core_port"] for c in corners} == {corners[0].constants["matmul.core_port"]}
+    # 28.2 of the 7.2 TB/s over 108 cores at 1.41 GHz, a share of .596; of 12.9 TB/s over 142 at 2.52 GHz
+    share = 28.2 / (7.2e12 / (108 * 1.41e9))
+    assert corners[0].constants["matmul.core_port"] == pytest.approx(share * 12.9e12 / (142 * 2.52e9))
+    assert not [path for path in corners[0].constants if path.startswith("error.")]
 
 
 def test_measurements_that_carried_constants_predict_score_zero(write):
     systems = Systems()
     rows = pl.DataFrame([gemm_row(gpu=gpu, m=m) for gpu in ("h200_sxm", "h100_sxm") for m in range(1, 61)])
-    sources = [systems.get(name).chip for name in ("a100", "h100")]
+    sources = [ported(systems.get(name)) for name in ("a100", "h100")]
     table = next(t for t in TABLES if t.name == "gemm")
-    lent = Lent(systems, lambda system: carried_to(system, sources))
+    lent = Lent(systems, lambda system: carried_corners(system, sources))
     predicted = answer_frame(table, rows, lent)["predicted_s"]
     results = list(validate(write("gemm", rows.with_columns(latency_s=predicted).to_dicts()), systems))
     found = held_out(results, systems)

@@ -14,6 +14,7 @@ from taygeta.validate.intervals import (
     LEAST,
     OTHERS,
     STRANGERS,
+    WIDTH_OTHER,
     WIDTH_OWN,
     Residuals,
     Sample,
@@ -22,6 +23,7 @@ from taygeta.validate.intervals import (
     inside,
     quantile,
     sample,
+    unseen,
     width,
 )
 from taygeta.validate.run import answer_frame, validate
@@ -56,6 +58,14 @@ def test_samples_count_alike_however_many_rows_they_have():
     assert inside([many, few], 0.1) == 0.5
 
 
+def test_samples_count_by_their_weight():
+    half = Sample("gemm", "h100_sxm", "h100", np.zeros(1), np.zeros(1), np.array([0.1]), weight=0.5)
+    whole = needs(0.3)
+    assert quantile([half, half, whole], 0.5) == 0.1
+    assert quantile([half, half, whole], 0.51) == 0.3
+    assert inside([half, whole], 0.1) == pytest.approx(1 / 3)
+
+
 def test_the_constant_covers_four_fifths_and_no_more():
     found = constant("matmul", [needs(*(0.01 * np.arange(1, 11)))], WIDTH_OWN, "")
     assert found.value == pytest.approx(np.expm1(0.08), abs=1e-3)
@@ -81,6 +91,9 @@ def test_a_range_is_held_back_to_its_width_but_not_below_three_quarters():
     assert wide.value == pytest.approx(np.expm1(0.9), abs=1e-3)
     assert wide.width > limit
     assert wide.inside >= LEAST
+    strict = constant("step", [needs(*[0.1] * 70, *[0.9] * 30)], limit, "", least=0.0)
+    assert strict.value == pytest.approx(np.expm1(0.5), abs=1e-3)
+    assert strict.inside == 0.7
 
 
 def test_corners_add_to_the_width_in_squares():
@@ -109,6 +122,12 @@ def test_constants_of_measured_chips_their_families_and_others(write):
     assert found["family:nvidia-hopper"]["matmul"].value >= own["h100"]
     assert found["family:nvidia-ampere"]["matmul"].value >= own["a100"]
     assert found[STRANGERS]["matmul"].value >= found[OTHERS]["matmul"].value > own["h100"]
+    residuals = Residuals(list(validate(directory, systems)), systems)
+    assert [s.weight for s in residuals.others("matmul")["h100"]] == [0.5]  # of two Hopper chips, which count as one
+    assert [s.weight for s in residuals.others("matmul")["a100"]] == [1.0]
+    # held to its width, which those of all families together are not
+    assert unseen(residuals, "matmul", "nvidia-ada") == pytest.approx(np.expm1(0.5 * np.log(WIDTH_OTHER)), abs=1e-3)
+    assert unseen(residuals, "matmul", "nvidia-ampere") is None  # one family is left, and none to lend it constants
     assert "step" not in found["h100"]  # no table tells it: the file keeps what it has
     text = 'error.matmul = { value = 9, source = "x" }\nerror.step = { value = 9, source = "x" }\n'
     written = errors.rewritten(text, found["a100"], ranged=False)

@@ -273,6 +273,16 @@ def _damaged(document: Any, draw: Any) -> Any:
     return draw(odd)
 
 
+def test_a_prompt_of_no_tokens_is_refused(outcomes: dict[int, Outcome], tmp_path: Path) -> None:
+    path = tmp_path / "v.json"
+    results.vllm(path, outcomes[1], 1)
+    document = json.loads(path.read_text())
+    document["input_lens"][0] = 0
+    path.write_text(json.dumps(document))
+    with pytest.raises(InputError, match="a prompt of 0 tokens; 1 is the least"):
+        read_result(path)
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_damaged_files_are_read_or_refused(data: st.DataObject, outcomes: dict[int, Outcome], tmp_path: Path) -> None:

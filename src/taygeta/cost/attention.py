@@ -40,6 +40,10 @@ trtllm-gen. More rows than these fill a tile of DECODE_ROWS."""
 KEY_BLOCK = 64.0
 """Keys that a decode tile loads at a time, the page of FlashMLA; windows and splits round up to it."""
 
+PART_KEYS = 128.0
+"""Keys of a block of FlashAttention-3 (hopper/tile_size.h): a decode cuts its context into no more parts than blocks.
+Calls on H100 and H200 pay for no merge up to 128 keys, and for one at 256; B200, A100 and L40S fit as well with it."""
+
 TAIL = 0.5
 """Share of its longest tile for which the other cores wait at the end of a prefill whose kernel does not plan ahead
 (spreads): tiles start in the order of their rows, so that the longest may start last. One core waits for none; no more
@@ -69,7 +73,9 @@ class AttentionConstants(NamedTuple):
     merge: float = 8e-7  # s to merge two halves of a context that a prefill splits, once per doubling; 0.3 to 2 us
     decode_merge: float = 8e-7  # the same of a decode; 0.1 to 5 us
     merge_start: float = 0.0  # s of any merge of a decode: 0 where the last tile merges, near a launch for a kernel
-    convert_rows: float = 0.0  # query rows whose exponentials wait for converted values of their key; 0, 64 or 128
+    # Query rows that a decode tile is padded to as far as it has room, and whose exponentials wait for converted values
+    # of their key: 64 for a warpgroup, 128 where two of them convert; 0 where a tile has no more than its queries.
+    convert_rows: float = 0.0
     most_splits: float = math.inf  # parts that a context is cut into at most; 16 to inf
     sequence: float = 0.0  # s for each sequence of a decode, whose lengths a scheduler on the chip reads; 0 to 20 ns
     sparse_rows: float = 0.0  # fewest heads that a kernel of sparse prefill takes; 0: none is published; 16 to 128
@@ -144,77 +150,43 @@ def combine(
 
 
 def attention(
-    sequences: float,
-    new_tokens: float,
-    context: float,
-    window: float,
-    heads: float,
-    kv_heads: float,
-    qk_dim: float,
-    v_dim: float,
-    kv_bytes: float,
-    kv_element_bytes: float,
-    io_bytes: float,
-    peak: float,
-    narrow: float,
-    warm: float,
-    append: float,
-    preparation: float,
-    hw: Hardware,
-    c: AttentionConstants,
-) -> tuple[float, float, float, float, float]:
+    sequences: float, new_tokens: float, context: float, window: float, heads: float, kv_heads: float,
+    qk_dim: float, v_dim: float, kv_bytes: float, kv_element_bytes: float, io_bytes: float, peak: float,
+    narrow: float, warm: float, append: float, preparation: float, hw: Hardware, c: AttentionConstants,
+) -> tuple[float, float, float, float, float]:  # fmt: skip
     """Time of causal attention of one group: `sequences` that each add new_tokens to `context` cached ones.
 
     Args:
-        sequences: how many.
-        new_tokens: of each sequence.
-        context: tokens of each sequence that are cached already.
+        sequences, new_tokens, context: how many, what each adds, and what of each is cached already, in tokens.
         window: keys that a query sees at most; 0.0 all.
-        heads: query heads of this rank.
-        kv_heads: key and value heads of this rank: 1 for absorbed latent attention, heads for expanded.
-        qk_dim: elements of a query: 576 for DeepSeek's latent attention absorbed, 192 expanded.
-        v_dim: elements of a value: 512 absorbed, 128 expanded.
+        heads, kv_heads: of this rank; 1 KV head for absorbed latent attention, as many as heads for expanded.
+        qk_dim, v_dim: elements of a query and a value: 576 and 512 for DeepSeek's latent attention absorbed.
         kv_bytes: of key and value of a token and KV head, scales included; latent attention stores them once.
         kv_element_bytes: of one cached element; elements below 2 bytes are converted.
         io_bytes: of one element of queries and outputs.
         peak: dense FLOP/s of the compute mode. Sinks cost nothing.
         narrow: 1.0 where scores become 8-bit operands of the second multiply (fp8 compute), else 0.0.
-        warm: 1.0 where the same bytes were walked over just before (repeated calls of a benchmark; Q, K, V of
-            a prefill), 0.0 in a decode step, whose weights flush the cache. Only warm calls beat a roofline.
+        warm: 1.0 where the same bytes were walked over just before (repeated calls of a benchmark; Q, K, V of a
+            prefill), 0.0 in a decode step, whose weights flush the cache. Only warm calls beat a roofline.
         append: how often keys and values of the new tokens are written to the cache here: 0.0 or 1.0.
         preparation: share of the start that shows: 1.0 for calls alone, about 0.5 in a step of a model.
-        hw: the chip.
-        c: constants of the kernels.
+        hw, c: the chip, and constants of its kernels.
 
     Returns: (seconds, tensor_seconds, memory_seconds, on_chip_seconds, fixed_seconds).
 
     More work is never faster, except across DECODE_TOKENS (another kernel) and by a step of a split.
     """
-    decode = new_tokens <= DECODE_TOKENS
-    width = qk_dim + v_dim
+    decode, width = new_tokens <= DECODE_TOKENS, qk_dim + v_dim
     rows, tokens, together = _tile(decode, new_tokens, heads / kv_heads, width, hw, c)
     keys, longest, reach = _keys(decode, new_tokens, context, window, rows, tokens)
     uniform = new_tokens <= rows
     tiles = sequences * kv_heads * math.ceil(heads / kv_heads / together) * math.ceil(new_tokens / rows)
-    multiplied = math.ceil(tokens * together / hw.tile_rows) * hw.tile_rows
     load = kv_bytes / (min(hw.core_port * hw.clock, c.core_stream) if decode else hw.core_port * hw.clock)
-    compute, key = key_seconds(multiplied, width, load, peak, narrow, hw, c)
-    converted = kv_bytes / kv_element_bytes if decode and kv_element_bytes < 2.0 else 0.0
-    convert = converted / (c.convert_rate * hw.clock)
-    if converted > 0.0:
-        convert += c.convert_rows / (hw.exp_per_clock * hw.clock)
-
-    split, merge = 1.0, c.decode_merge if decode else c.merge
-    if decode or uniform or c.spreads > 0.0:  # over idle cores, while a shorter walk pays for its merge
-        pays = keys * max(key, convert) * math.log(2.0) / merge if merge > 0.0 else math.inf
-        split = math.floor(max(1.0, min(hw.cores / tiles, keys / KEY_BLOCK, pays, c.most_splits)))
+    compute, key = key_seconds(_multiplied(decode, tokens * together, rows, hw, c), width, load, peak, narrow, hw, c)
+    convert = _convert_seconds(kv_bytes / kv_element_bytes, hw, c) if decode and kv_element_bytes < 2.0 else 0.0
+    split = _parts(decode, uniform, tiles, keys, max(key, convert), hw, c)
     walked = keys if split == 1.0 else math.ceil(keys / split / KEY_BLOCK) * KEY_BLOCK
-
-    # Equal tiles leave a last wave part empty; causal tiles differ, and short ones fill the gaps of the long.
-    filled = tiles * split / hw.cores
-    waves = max(1.0, math.ceil(filled) if uniform else filled)
-    tail = 0.0 if uniform or filled <= 1.0 or c.spreads > 0.0 else TAIL * (1.0 - 1.0 / hw.cores)
-    walk = max(waves * walked + tail * longest, longest / split) * key
+    waves, walk = _walk(uniform, tiles * split, walked, longest, longest / split, key, hw, c)
     own = _own_seconds(decode, tokens * together, load, c)
 
     kv = sequences * kv_heads * reach * kv_bytes
@@ -223,22 +195,84 @@ def attention(
     cold = 1.0 - warm * cached_share(kv + io + written, hw.cache_bytes, c.usable_cache if decode else 0.0)
     second = cold / (hw.hbm_bandwidth * c.stream_efficiency)
     exposed, memory = (c.exposed * io + written) * second, (kv + (1.0 - c.exposed) * io) * second
-    shared = 0.0
-    if hw.cache_bandwidth > 0.0:
-        traffic = tiles * split * walked * kv_bytes * (1.0 if decode else hw.multicast) + io
-        shared = traffic / (hw.cache_bandwidth * c.cache_efficiency)
-    if decode:  # the first tiles start on nothing; later ones while memory streams for others
-        later = (waves - 1.0) * own
-        streamed = overlapped(max(memory, shared), walk + later, c.overlap)
-        if convert > 0.0:
-            streamed = overlapped(streamed, waves * walked * convert + later, STREAM_OVERLAP)
+    shared = _shared_seconds(tiles * split * walked * kv_bytes * (1.0 if decode else hw.multicast) + io, hw, c)
+    on_chip = walk + waves * own
+    if decode:
+        streamed = _streamed(max(memory, shared), walk, waves * walked * convert, (waves - 1.0) * own, c)
         body = own + c.stream_start * cold + streamed
-        fixed = hw.launch + preparation * c.decode_start + c.sequence * sequences
     else:
-        body = overlapped(max(memory, shared), walk + waves * own, STREAM_OVERLAP)
-        fixed = hw.launch + preparation * c.prefill_start
-    fixed += merge * math.log2(split) + (c.merge_start if decode and split > 1.0 else 0.0)
-    return fixed + exposed + body, waves * walked * compute, exposed + memory, max(shared, walk + waves * own), fixed
+        body = overlapped(max(memory, shared), on_chip, STREAM_OVERLAP)
+    fixed = _fixed_seconds(decode, sequences, split, preparation, hw, c)
+    return fixed + exposed + body, waves * walked * compute, exposed + memory, max(shared, on_chip), fixed
+
+
+def _multiplied(decode: bool, queries: float, rows: float, hw: Hardware, c: AttentionConstants) -> float:
+    """Return the rows that a tile of so many query rows multiplies: whole rows of the tensor unit, and of a decode
+    those of its warpgroup. A key takes a core of H100 and H200 as long for 2 query heads as for 64, warm or cold.
+    """
+    granules = math.ceil(queries / hw.tile_rows) * hw.tile_rows
+    return max(granules, min(c.convert_rows, rows)) if decode else granules
+
+
+def _convert_seconds(elements: float, hw: Hardware, c: AttentionConstants) -> float:
+    """Return the seconds in which a core hands the cached 8-bit elements of a key to its multiplies."""
+    convert = elements / (c.convert_rate * hw.clock)
+    if elements > 0.0:
+        convert += c.convert_rows / (hw.exp_per_clock * hw.clock)
+    return convert
+
+
+def _parts(
+    decode: bool, uniform: bool, tiles: float, keys: float, key: float, hw: Hardware, c: AttentionConstants
+) -> float:
+    """Return the parts that a context is cut into: over idle cores, while a shorter walk pays for its merge."""
+    if not (decode or uniform or c.spreads > 0.0):
+        return 1.0
+    merge = c.decode_merge if decode else c.merge
+    pays = keys * key * math.log(2.0) / merge if merge > 0.0 else math.inf
+    blocks = math.ceil(keys / PART_KEYS) if decode else keys / KEY_BLOCK
+    return math.floor(max(1.0, min(hw.cores / tiles, blocks, pays, c.most_splits)))
+
+
+def _walk(
+    uniform: bool, tiles: float, walked: float, longest: float, least: float, key: float, hw: Hardware,
+    c: AttentionConstants,
+) -> tuple[float, float]:  # fmt: skip
+    """Return (waves of tiles over the cores, seconds of their walks), no shorter than over `least` keys.
+
+    Equal tiles leave a last wave part empty; causal tiles differ, and short ones fill the gaps of the long.
+    """
+    filled = tiles / hw.cores
+    waves = max(1.0, math.ceil(filled) if uniform else filled)
+    tail = 0.0 if uniform or filled <= 1.0 or c.spreads > 0.0 else TAIL * (1.0 - 1.0 / hw.cores)
+    return waves, max(waves * walked + tail * longest, least) * key
+
+
+def _shared_seconds(traffic: float, hw: Hardware, c: AttentionConstants) -> float:
+    """Return the seconds in which the shared cache hands so many bytes to its cores; none where there is none."""
+    return traffic / (hw.cache_bandwidth * c.cache_efficiency) if hw.cache_bandwidth > 0.0 else 0.0
+
+
+def _streamed(memory: float, walk: float, converted: float, later: float, c: AttentionConstants) -> float:
+    """Return the seconds of a decode's walks and conversions beside the memory that feeds them.
+
+    later: what tiles after the first wave take beyond their keys: they start while memory streams for others.
+    Conversions hide beside memory while one warpgroup waits for them; where two do, they hold it up as walks do.
+    """
+    streamed = overlapped(memory, walk + later, c.overlap)
+    if converted <= 0.0:
+        return streamed
+    return overlapped(streamed, converted + later, STREAM_OVERLAP if c.convert_rows <= DECODE_ROWS else c.overlap)
+
+
+def _fixed_seconds(
+    decode: bool, sequences: float, split: float, preparation: float, hw: Hardware, c: AttentionConstants
+) -> float:
+    """Return the seconds of a call that its keys do not change: launch, start, and the merge of `split` parts."""
+    if not decode:
+        return hw.launch + preparation * c.prefill_start + c.merge * math.log2(split)
+    merge = c.decode_merge * math.log2(split) + (c.merge_start if split > 1.0 else 0.0)
+    return hw.launch + preparation * c.decode_start + c.sequence * sequences + merge
 
 
 def _own_seconds(decode: bool, queries: float, load: float, c: AttentionConstants) -> float:

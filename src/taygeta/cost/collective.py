@@ -21,19 +21,13 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from taygeta.cost.protocol import LL, choose, protocol_time
+from taygeta.cost.protocol import LL, choose, ll_time, protocol_time
 
 SWITCH, MESH, TORUS, SHARED = 0.0, 1.0, 2.0, 3.0
 """Topologies: any-to-any switch; a link between each pair; ring or torus; one bus or host memory for all."""
 
 TREE_STEP = 7.0 / 3.0
 """A tree's step over a ring's. Assumed: they meet at 8 chips, up to which measured steps are the ring's."""
-
-CHANNEL_BYTES, CHANNEL_START = 4096.0, 0.742
-"""Bytes for each chip from which LL is carried by more than one channel, and what the start of the others takes, in
-units of link latency (fitted with the constants of LL below). NCCL takes fewer channels and threads for
-messages that would leave them little (NVIDIA/nccl, src/enqueue.cc); all-reduces, gathers and scatters of 2, 4 and 8
-A100, H100, H200 and B200 take a step longer from 8 or 16, 16 and 32 KiB on."""
 
 
 class Link(NamedTuple):
@@ -53,28 +47,28 @@ class CollectiveConstants(NamedTuple):
 
     The defaults of protocols are one fit to the NCCL rows of comm.parquet of the silicon tables (A100, H100, H200
     and B200 with NVSwitch; all-reduce, all-gather, reduce-scatter; 2 to 8 chips, 512 B to 512 MiB; mean error of
-    all-reduce 5 to 8 %), with one latency of the link for each system. Direct kernels are the engine's own
+    all-reduce 4 to 7 %), with one latency of the link for each system. Direct kernels are the engine's own
     (data/engines); those here are TensorRT-LLM's, in graphs (8 to 12 %).
     """
 
     efficiency: float = 0.85  # share of link bandwidth that large messages sustain; 0.6 to 0.95
     start: float = 7.84  # launch and rendezvous of a library collective, in units of link latency; 3 to 9
     blend: float = 1.90  # weight of the middle ground between latency and bandwidth; 0 to 2
-    local_copy: float = 0.63  # a byte copied to oneself over a byte on the wire (out-of-place results); 0 to 1
-    switch_efficiency: float = 0.51  # share of link bandwidth, per byte of input, if the switch adds; 0.4 to 0.7
-    direct_start: float = 4.05  # launch and rendezvous of a one-shot kernel, in units of link latency; 3 to 7
+    local_copy: float = 0.59  # a byte copied to oneself over a byte on the wire (out-of-place results); 0 to 1
+    switch_efficiency: float = 0.517  # share of link bandwidth, per byte of input, if the switch adds; 0.4 to 0.7
+    direct_start: float = 3.95  # launch and rendezvous of a one-shot kernel, in units of link latency; 3 to 7
     direct_second: float = 6.95  # what a second phase adds for each doubling of the chips, likewise; 2 to 7
     direct_efficiency: float = 0.56  # share of link bandwidth of one- and two-shot kernels; 0.5 to 0.9
     ll_share: float = 0.313  # of link bandwidth: the tuner's cap of LL (141 and 282 GB/s of Hopper and Blackwell)
-    ll_start: float = 6.53  # launch and rendezvous under LL, in units of link latency
-    ll_efficiency: float = 0.512  # share of link bandwidth: half of what is sent are flags
-    ll_blend: float = 0.381  # weight of the middle ground, where more channels and threads join
-    ll128_start: float = 19.0  # under LL128, in units of link latency
-    ll128_efficiency: float = 0.71  # share of link bandwidth under LL128
-    simple_start: float = 19.0  # under Simple, in units of link latency
-    simple_step: float = 4.4  # a step of Simple, likewise
-    simple_efficiency: float = 0.82  # share of link bandwidth under Simple
-    switch_start: float = 44.5  # where the switch adds, in units of link latency
+    ll_start: float = 6.34  # launch and rendezvous under LL, in units of link latency
+    ll_efficiency: float = 0.342  # share of link bandwidth, of bytes beyond those that fill all channels
+    ll_channels: float = 0.74  # start of the second channel and of all others, in units of link latency; A100 2.2
+    ll128_start: float = 19.7  # under LL128, in units of link latency
+    ll128_efficiency: float = 0.725  # share of link bandwidth under LL128
+    simple_start: float = 17.5  # under Simple, in units of link latency
+    simple_step: float = 4.53  # a step of Simple, likewise
+    simple_efficiency: float = 0.812  # share of link bandwidth under Simple
+    switch_start: float = 45.2  # where the switch adds, in units of link latency
     direct_flight: float = 0.0  # bytes that a direct kernel has under way to one peer; 0: as many as the link holds
     direct_one_shot: float = 0.0  # bytes over all chips: below it one-shot, and of a pair; 0: whichever is faster
     direct_limit: float = 0.0  # bytes above which the library's collective is called; 0: whichever is faster
@@ -131,17 +125,20 @@ def combine(
 
 
 def _passes(
-    passes: float, size: float, wire: float, chips: float, link: Link, c: CollectiveConstants
+    passes: float, gathers: float, size: float, wire: float, chips: float, link: Link, c: CollectiveConstants
 ) -> tuple[float, float, float, float]:
-    """Time of one or two passes of a vector of `size` bytes over the group, in the protocol that is chosen."""
+    """Time of one or two passes of a vector of `size` bytes over the group, in the protocol that is chosen.
+
+    gathers: the share of the steps that gather.
+    """
     steps = passes * ring_steps(chips, link)
     if link.topology == MESH or link.topology == TORUS:
         return combine(steps, wire, chips, link, c)
-    rate = usable_bandwidth(chips, link)
-    protocol = choose(size, passes, chips, rate, link.topology == SHARED, link.reduces > 0.0, c)
-    seconds, transfer, step, fixed = protocol_time(protocol, size, steps, wire, rate, link.latency, c)
-    channels = CHANNEL_START * link.latency if protocol == LL and size >= CHANNEL_BYTES * chips else 0.0
-    return seconds + channels, transfer, step, fixed + channels
+    rate, bus = usable_bandwidth(chips, link), link.topology == SHARED
+    protocol = choose(size, passes, chips, rate, bus, link.reduces > 0.0, c)
+    if protocol == LL:
+        return ll_time(size, gathers, steps, wire, chips, rate, link.latency, bus, c)
+    return protocol_time(protocol, size, steps, wire, rate, link.latency, c)
 
 
 def all_reduce(size: float, chips: float, link: Link, c: CollectiveConstants) -> tuple[float, float, float, float]:
@@ -156,7 +153,7 @@ def all_reduce(size: float, chips: float, link: Link, c: CollectiveConstants) ->
     if chips <= 1.0:
         return 0.0, 0.0, 0.0, 0.0
     wire = (2.0 * (chips - 1.0) + c.local_copy) / chips * size
-    return _passes(2.0, size, wire, chips, link, c)
+    return _passes(2.0, 0.5, size, wire, chips, link, c)
 
 
 def all_gather(size: float, chips: float, link: Link, c: CollectiveConstants) -> tuple[float, float, float, float]:
@@ -166,7 +163,7 @@ def all_gather(size: float, chips: float, link: Link, c: CollectiveConstants) ->
     """
     if chips <= 1.0:
         return 0.0, 0.0, 0.0, 0.0
-    return _passes(1.0, size * chips, (chips - 1.0 + c.local_copy) * size, chips, link, c)
+    return _passes(1.0, 1.0, size * chips, (chips - 1.0 + c.local_copy) * size, chips, link, c)
 
 
 def reduce_scatter(size: float, chips: float, link: Link, c: CollectiveConstants) -> tuple[float, float, float, float]:
@@ -174,7 +171,9 @@ def reduce_scatter(size: float, chips: float, link: Link, c: CollectiveConstants
 
     Returns: (seconds, wire_seconds, step_seconds, fixed_seconds).
     """
-    return all_gather(size / chips, chips, link, c)
+    if chips <= 1.0:
+        return 0.0, 0.0, 0.0, 0.0
+    return _passes(1.0, 0.0, size, (chips - 1.0 + c.local_copy) / chips * size, chips, link, c)
 
 
 def all_to_all(size: float, chips: float, link: Link, c: CollectiveConstants) -> tuple[float, float, float, float]:
@@ -254,14 +253,15 @@ def switch_kernels(chips: float, link: Link, c: CollectiveConstants) -> bool:
 def all_reduce_best(size: float, chips: float, link: Link, c: CollectiveConstants) -> tuple[float, float, float, float]:
     """The library's all-reduce or direct kernels, as serving engines choose: by size, else the faster.
 
-    Engines that choose by size use direct kernels over a bus for pairs only (vLLM, SGLang: fully connected groups).
+    Over a bus, engines that choose by size use direct kernels for pairs only (vLLM, SGLang: fully connected groups),
+    TensorRT-LLM never (allreduceOp.cpp: without NVLink the automatic strategy is NCCL).
     """
     ring, direct = all_reduce(size, chips, link, c), all_reduce_direct(size, chips, link, c)
     if c.direct_limit > 0.0:
         limit = c.direct_switch_limit if switch_kernels(chips, link, c) else c.direct_limit
         fits = size <= limit and (link.topology != SHARED or chips <= 2.0)
         return direct if fits else ring
-    return direct if direct[0] <= ring[0] else ring
+    return direct if link.topology != SHARED and direct[0] <= ring[0] else ring
 
 
 def all_reduce_two_tiers(

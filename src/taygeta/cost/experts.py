@@ -31,6 +31,13 @@ RELOADED_SHARE = 0.40
 """Share of an expert's weights, beyond what the cache keeps of them, that each further row tile loads again. Fitted
 with the constants below: row tiles that run at the same time share their loads, those of later waves do not."""
 
+REREAD_SHARE = 0.23
+"""Share of an expert's activations that each further column tile loads from main memory again, where the weights that
+stream past meanwhile exceed what the cache keeps. Fitted with the constants below: column tiles read the same rows, but
+not at the same time. Balanced layers of 384 experts of 7,168 x 2,048 take 1.1, 0.7 and 0.34 ms more for 32 rows each
+than for 8 on H100, H200 and B200 in bf16, of which permutation is a quarter to a half.
+"""
+
 DEPTH_BYTES = 128.0
 """Depth of a tile in bytes of 16- and 8-bit activations (tile shapes ...x128B of CUTLASS)."""
 
@@ -43,25 +50,25 @@ class ExpertsConstants(NamedTuple):
     """Calibration constants of the expert layer; each is a property of chip and kernel library together.
 
     The defaults are one fit to moe.parquet of the silicon tables (TensorRT-LLM CUTLASS, bf16 and fp8, ep 1,
-    H100, H200 and B200 together, launch as fitted on gemm.parquet; the 4,206 of 4,665 rows whose tile cannot have been
-    tuned for another layer of the same sizes): on all rows mean error 5.6 to 10.2 % by chip and format, median
-    3.1 to 4.5 %; on those 4.2 to 6.2 and 2.8 to 4.1 %. `overlap` was set, the fit is flat from 3 to 6. Memory
-    efficiency is that of H100 and H200; B200 has its own (data/chips). Their tensor efficiency is that of weights which
+    H100, H200 and B200 together, all 4,665 rows, those off by more than 25 % counted as 25 %): mean error 5.3 to
+    9.4 % by chip and format, median 2.7 to 3.4 %. Memory efficiency is that of H100 and H200; B200 has its own
+    (data/chips). A layer's kernels, most of which hardly move anything, take 27.2 us on all three: `launches` are these
+    in launches of H100's matrix multiply, other chips have their own. Their tensor efficiency is that of weights which
     were never loaded and so draw little power: with real weights a power-limited chip sustains what its matrix multiply
     does.
     """
 
-    memory_efficiency: float = 0.898  # share of main-memory bandwidth that streaming weights reach; 0.75 to 0.95
-    tensor_efficiency: float = 0.958  # share of peak that a full grouped tile sustains; 0.4 to 0.9
-    vector_share: float = 0.246  # share of the cores' ports that permutation and activation reach; 0.05 to 0.5
-    overlap: float = 4.0  # exponent of the soft maximum over tensor, feed and memory; 1 sum, infinity max; 1.5 to 4
-    tile_launches: float = 0.926  # prologue and epilogue that a tile's loop does not hide, in hw.launch; 0.02 to 1
-    cache_share: float = 0.40  # share of the shared cache that intermediates can occupy; 0.2 to 0.6
-    launches: float = 12.1  # kernels of a layer, launched and drained in a replayed graph, in hw.launch; 5 to 22
-    per_expert: float = 3.5e-8  # s per local expert, for descriptors of the grouped kernels; 0 to 0.5e-6
+    memory_efficiency: float = 0.907  # share of main-memory bandwidth that streaming weights reach; 0.75 to 0.95
+    tensor_efficiency: float = 0.99  # share of peak that a full grouped tile sustains; 0.4 to 0.9
+    vector_share: float = 0.287  # share of the cores' ports that permutation and activation reach; 0.05 to 0.5
+    overlap: float = 4.25  # exponent of the soft maximum over tensor, feed and memory; 1 sum, infinity max; 1.5 to 6
+    tile_launches: float = 0.87  # prologue and epilogue that a tile's loop does not hide, in hw.launch; 0.02 to 1
+    cache_share: float = 0.24  # share of the shared cache that outlasts a stream of weights; 0.1 to 0.6
+    launches: float = 10.6  # kernels of a layer, launched and drained in a replayed graph, in hw.launch; 5 to 22
+    per_expert: float = 1.95e-8  # s per local expert, for descriptors of the grouped kernels; 0 to 0.5e-6
     unpack: float = 0.0  # weights per clock that a core widens to the compute format; 20 to 200; 0: none to widen
     row_elements: float = (
-        5250.0  # elements in whose time permuting and un-permuting find, start and scale one row; 0 to 8,000
+        7000.0  # elements in whose time permuting and un-permuting find, start and scale one row; 0 to 8,000
     )
 
 
@@ -75,7 +82,9 @@ class Tiling(NamedTuple):
     column: float  # s to load, and to widen, one column of weights
     start: float  # s of prologue and epilogue of a tile, which nothing hides
     weights: float  # s to load the weights of one expert from main memory
-    moved: float  # s to move the activations and outputs of one row
+    read: float  # s to load the activations of one row from main memory once
+    written: float  # s to store the outputs of one row
+    kept: float  # columns of a tile, on all cores at a time, whose weights leave activations in the cache
     reloaded: float  # share of the weights that each further row tile of an expert loads from main memory again
 
 
@@ -92,7 +101,7 @@ def tiling(
     """Return what tiles of a grouped matmul cost; arguments as of grouped_matmul.
 
     Tiles are DEPTH_BYTES deep, so that a shorter end of k costs a whole one. What a row tile leaves of an expert's
-    weights in the cache, the next does not load again.
+    weights in the cache, the next does not load again; so do column tiles with activations (`moved_seconds`).
     """
     depth = DEPTH_BYTES / max(min(activation_bytes, 2.0), 1.0)
     padded = math.ceil(k / depth) * depth
@@ -111,7 +120,9 @@ def tiling(
         column,
         c.tile_launches * hw.launch,
         size / bandwidth,
-        (k * activation_bytes + n * output_bytes) / bandwidth,
+        k * activation_bytes / bandwidth,
+        n * output_bytes / bandwidth,
+        c.cache_share * hw.cache_bytes / (hw.cores * k * weight_bytes),
         RELOADED_SHARE * max(1.0 - c.cache_share * hw.cache_bytes / size, 0.0),
     )
 
@@ -133,10 +144,22 @@ def tile_seconds(t: Tiling, bm: float, bn: float) -> tuple[float, float]:
     return bm * bn * t.area, bm * t.row + bn * t.column + t.start
 
 
-def memory_seconds(routing: Routing, tiles: float, t: Tiling) -> float:
-    """Seconds of main memory of a grouped matmul whose hit experts have so many row tiles together."""
+def moved_seconds(t: Tiling, bn: float) -> float:
+    """Seconds of main memory for the activations and outputs of one row, in column tiles of bn.
+
+    While all cores load the weights of their tile, a cache that cannot hold these loses activations that other
+    column tiles of the expert have yet to read.
+    """
+    lost = REREAD_SHARE * max(1.0 - t.kept / bn, 0.0)
+    return t.read * (1.0 + lost * (math.ceil(t.columns / bn) - 1.0)) + t.written
+
+
+def memory_seconds(routing: Routing, tiles: float, bn: float, t: Tiling) -> float:
+    """Seconds of main memory of a grouped matmul whose hit experts have so many row tiles together, in column tiles of
+    bn.
+    """
     further = max(tiles / routing.hit - 1.0, 0.0)
-    return routing.hit * t.weights * (1.0 + t.reloaded * further) + routing.rows * t.moved
+    return routing.hit * t.weights * (1.0 + t.reloaded * further) + routing.rows * moved_seconds(t, bn)
 
 
 def tuned_tile(even: Routing, t: Tiling, hw: Hardware, c: ExpertsConstants) -> tuple[float, float]:
@@ -154,19 +177,17 @@ def tuned_tile(even: Routing, t: Tiling, hw: Hardware, c: ExpertsConstants) -> t
     bm = least_bm
     while bm <= max(edge, least_bm):
         tiles = row_tiles(even, bm)
-        busy, busy_bn = math.inf, least_bn
         bn = least_bn
         while bn <= max(edge, least_bn):
             if bm * bn * 4.0 <= hw.core_sram_bytes or (bm == least_bm and bn == least_bn):
                 tensor, feed = tile_seconds(t, bm, bn)
-                taken = math.ceil(tiles * math.ceil(t.columns / bn) / hw.cores) * max(tensor, feed)
-                if taken < busy:
-                    busy, busy_bn = taken, bn
+                busy = math.ceil(tiles * math.ceil(t.columns / bn) / hw.cores) * max(tensor, feed)
+                memory = memory_seconds(even, tiles, bn, t)
+                if max(busy, memory) < seconds:  # else the soft maximum is no less either
+                    taken = soft_maximum(busy, memory, c.overlap)
+                    if taken < seconds:
+                        seconds, best_bm, best_bn = taken, bm, bn
             bn *= 2.0
-        if busy < math.inf:
-            taken = soft_maximum(busy, memory_seconds(even, tiles, t), c.overlap)
-            if taken < seconds:
-                seconds, best_bm, best_bn = taken, bm, busy_bn
         bm *= 2.0
     return best_bm, best_bn
 
@@ -188,7 +209,8 @@ def grouped_matmul(
     Libraries tune their tile with even loads and keep it for whatever a router does (autotuner of TensorRT-LLM:
     random experts of the same tokens), so that full experts are cut into many tiles. Tensor and feed time are those
     of ceil(tiles / cores) waves; memory time is that of the weights of hit experts, part of them again for each
-    further row tile, plus activations and output. Fixed time is not included.
+    further row tile, plus activations, part of them again for each further column tile, and output. Fixed time is not
+    included.
 
     Args: experts of the rank; n and k of one expert; bytes per element of weights, activations and output; peak in
     FLOP/s of the compute mode.
@@ -202,10 +224,10 @@ def grouped_matmul(
     waves = math.ceil(tiles * math.ceil(n / bn) / hw.cores)
     tensor, feed = tile_seconds(t, bm, bn)
     tensor, feed = waves * tensor, waves * feed
-    busy, memory = max(tensor, feed), memory_seconds(routing, tiles, t)
+    busy, memory = max(tensor, feed), memory_seconds(routing, tiles, bn, t)
     seconds = soft_maximum(busy, memory, c.overlap)
     if routing.highest > routing.lowest:
-        seconds = max(seconds, by_expert(routing, bm, tiles, busy, t, c.overlap))
+        seconds = max(seconds, by_expert(routing, bm, bn, tiles, busy, t, c.overlap))
     return seconds, tensor, memory, feed, 0.0
 
 
@@ -214,21 +236,22 @@ def soft_maximum(a: float, b: float, p: float) -> float:
     return a * (1.0 + (b / a) ** p) ** (1.0 / p)
 
 
-def by_expert(routing: Routing, tile: float, tiles: float, busy: float, t: Tiling, p: float) -> float:
+def by_expert(routing: Routing, bm: float, bn: float, tiles: float, busy: float, t: Tiling, p: float) -> float:
     """Seconds of a grouped matmul of unequal experts, which pass one after the other.
 
     Each is bound by its own arithmetic or by its own memory: a full expert's arithmetic does not hide the
     weights of those with few rows.
 
-    Args: tiles of height `tile` of all experts and the seconds that they keep the cores busy; what tiles cost.
+    Args: rows and columns of a tile; row tiles of all experts and the seconds that they keep the cores busy; what tiles
+    cost; exponent of the soft maximum.
     """
     span, power = power_law_span(routing.lowest, routing.highest, routing.exponent)
     share = routing.hit / QUANTILES
-    seconds = 0.0
+    moved, seconds = moved_seconds(t, bn), 0.0
     for i in range(QUANTILES):
         load = power_law_quantile((i + 0.5) / QUANTILES, routing.lowest, span, power)
-        own = math.ceil(load / tile)
-        moving = t.weights * (1.0 + t.reloaded * (own - 1.0)) + load * t.moved
+        own = math.ceil(load / bm)
+        moving = t.weights * (1.0 + t.reloaded * (own - 1.0)) + load * moved
         seconds += soft_maximum(busy * share * own / tiles, share * moving, p)
     return seconds
 

@@ -6,10 +6,12 @@ with a flag of eight and needs links that keep a line whole, which PCIe does not
 all of the bandwidth, at a start and steps that take several times as long. A switch that adds in flight (NVLS) takes
 the vector up and down once. Each takes
 
-    T = start + step + transfer + blend * sqrt(step * transfer),  transfer = wire / (efficiency * bandwidth)
+    T = start + step + transfer,  transfer = wire / (efficiency * bandwidth)
 
-with start and step in units of the latency of the link, which is what a step of LL takes. The blend is that of LL, to
-which channels and threads are added as messages grow.
+with start and step in units of the latency of the link, which is what a step of LL takes.
+
+LL takes no more channels and threads than a message fills: a thread of a full channel sends eight bytes of each chip's
+part. Its time therefore hardly grows until all channels are full, and by the bytes beyond from there on.
 
 The library does not take the fastest. It takes the one that its tuner predicts to be fastest, and the tuner's
 latencies are the same for every generation of a link: where it is wrong, time jumps with size. Its numbers are
@@ -18,7 +20,6 @@ published (NVIDIA/nccl, src/graph/tuning.cc, 2.27 and 2.28) and are used here as
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -35,9 +36,19 @@ BASE_SUMMED = 25.0e-6
 # Shares of bandwidth that it assumes. Its rings are 240, 371 and 722 GB/s over links of 300, 450 and 900 GB/s.
 RING_SHARE = 0.8
 LINE_SHARE = 0.92  # of a ring under LL128
-HALF = 0.5  # of a ring under LL, where the cap of the generation (ll_share) is not lower
+HALF = 0.5  # of a ring under LL, where the cap of the generation (ll_share) is not lower; of a bus, measured too
 SUM_SHARE = 0.8  # of a ring where the switch adds: .85 on Hopper, .74 on Blackwell
 HEADS = 8.0  # the tuner gives a chip an eighth of the switch to add in: fewer chips, less of it
+
+# What a channel of LL holds of each chip's part: 512 threads of eight bytes (NVIDIA/nccl, NCCL_LL_MAX_NTHREADS and
+# NCCL_LL_THREAD_THRESHOLD; src/enqueue.cc drops channels, then threads, that a message would leave without).
+CHANNEL_BYTES = 4096.0
+# Links of a chip for each of its channels, B/s. All-reduces stay at one time to 16 x 4 KiB a chip over 450 GB/s, to 32
+# over 900, and to 8 to 12 over 300 (comm.parquet, NCCL 2.26 to 2.29).
+CHANNEL_RATE = 28.1e9
+# What a step takes longer when all threads of a channel take part in it, and longer still in a gather, where each also
+# writes the result, in units of link latency (fitted with the constants of LL in taygeta.cost.collective).
+FULL_STEP, FULL_GATHER = 0.16, 0.22
 
 
 def choose(
@@ -65,22 +76,48 @@ def choose(
     return best
 
 
+def ll_time(
+    size: float,
+    gathers: float,
+    steps: float,
+    wire: float,
+    chips: float,
+    rate: float,
+    latency: float,
+    bus: bool,
+    c: CollectiveConstants,
+) -> tuple[float, float, float, float]:
+    """Time of a collective under LL, whose channels and threads come with its bytes.
+
+    size: bytes of the whole vector. gathers: the share of its steps that gather: 1, 0 of a reduce-scatter, .5 of an
+    all-reduce. wire: bytes that leave a chip, in `steps` dependent steps. bus: chips share a bus, which is full before
+    channels are. rate: B/s of the links of a chip; latency: of a link, seconds.
+    Returns: (seconds, wire_seconds, step_seconds, fixed_seconds), whose last three add up to the first.
+    """
+    full = CHANNEL_BYTES * chips
+    step, start = steps * latency, c.ll_start
+    if size >= full:
+        step *= 1.0 + FULL_STEP + FULL_GATHER * gathers
+    if size >= 2.0 * full:
+        start += c.ll_channels
+    beyond = max(1.0 - full * rate / CHANNEL_RATE / size, 0.0) * wire
+    step = max(step, (wire - beyond) / rate)  # no link is faster than itself
+    transfer, fixed = beyond / ((HALF if bus else c.ll_efficiency) * rate), start * latency
+    return fixed + step + transfer, transfer, step, fixed
+
+
 def protocol_time(
     protocol: float, size: float, steps: float, wire: float, rate: float, latency: float, c: CollectiveConstants
 ) -> tuple[float, float, float, float]:
-    """Time of a collective under one protocol.
+    """Time of a collective under LL128, Simple or where the switch adds.
 
     size: bytes of the whole vector, which a switch that adds takes; wire: bytes that leave a chip otherwise, in
     `steps` dependent steps. rate: B/s of the links of a chip. latency: of a link, seconds.
-    Returns: (seconds, wire_seconds, step_seconds, fixed_seconds); the first is more than the sum by the blend.
+    Returns: (seconds, wire_seconds, step_seconds, fixed_seconds), whose last three add up to the first.
     """
     if protocol == SUMMED:
-        transfer, fixed = size / (c.switch_efficiency * rate), c.switch_start * latency
-        return fixed + transfer, transfer, 0.0, fixed
-    if protocol == LL:
-        transfer, step, fixed = wire / (c.ll_efficiency * rate), steps * latency, c.ll_start * latency
-        return fixed + step + transfer + c.ll_blend * math.sqrt(step * transfer), transfer, step, fixed
-    if protocol == LL128:
+        transfer, step, fixed = size / (c.switch_efficiency * rate), 0.0, c.switch_start * latency
+    elif protocol == LL128:
         transfer, step, fixed = wire / (c.ll128_efficiency * rate), steps * latency, c.ll128_start * latency
     else:
         transfer, step = wire / (c.simple_efficiency * rate), c.simple_step * steps * latency

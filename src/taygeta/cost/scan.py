@@ -95,21 +95,10 @@ def scan_bytes(
 
 
 def scan(
-    sequences: float,
-    new_tokens: float,
-    heads: float,
-    groups: float,
-    key_dim: float,
-    value_dim: float,
-    conv_channels: float,
-    conv_kernel: float,
-    element_bytes: float,
-    io_bytes: float,
-    delta_rule: float,
-    peak: float,
-    hw: Hardware,
-    c: ScanConstants,
-) -> tuple[float, float, float, float, float]:
+    sequences: float, new_tokens: float, heads: float, groups: float, key_dim: float, value_dim: float,
+    conv_channels: float, conv_kernel: float, element_bytes: float, io_bytes: float, delta_rule: float,
+    peak: float, hw: Hardware, c: ScanConstants,
+) -> tuple[float, float, float, float, float]:  # fmt: skip
     """Time of one recurrent mixer on `sequences` that each add new_tokens; the context costs nothing.
 
     Args:
@@ -131,28 +120,35 @@ def scan(
     Returns: (seconds, tensor_seconds, memory_seconds, on_chip_seconds, fixed_seconds); on chip is the chain
     of dependent steps (chunked) or the vector units (recurrent). Never below compulsory bytes over bandwidth.
     """
-    state = state_bytes(heads, key_dim, value_dim, io_bytes)
     moved = scan_bytes(
-        sequences,
-        new_tokens,
-        heads,
-        groups,
-        key_dim,
-        value_dim,
-        conv_channels,
-        conv_kernel,
-        element_bytes,
-        io_bytes,
+        sequences, new_tokens, heads, groups, key_dim, value_dim, conv_channels, conv_kernel, element_bytes, io_bytes
     )
-    rate = hw.hbm_bandwidth * c.stream_efficiency
-    chains = sequences * heads  # states; each passes from token to token, or chunk to chunk, on one core
-
     flop = sequences * new_tokens * recurrent_flop(heads, key_dim, value_dim, delta_rule)
+    chains = sequences * heads  # states; each passes from token to token, or chunk to chunk, on one core
+    recurrent = recurrent_scan(chains, new_tokens, flop, moved, hw, c)
+    stored = sequences * state_bytes(heads, key_dim, value_dim, io_bytes)
+    chunked = chunked_scan(chains, new_tokens, key_dim, value_dim, delta_rule, moved, stored, peak, hw, c)
+    return recurrent if recurrent[0] <= chunked[0] else chunked
+
+
+def recurrent_scan(
+    chains: float, new_tokens: float, flop: float, moved: float, hw: Hardware, c: ScanConstants
+) -> tuple[float, float, float, float, float]:
+    """Time of the recurrent form of so many chains of new_tokens, with all their FLOP and compulsory bytes; as `scan`
+    returns it.
+    """
     vector_rate = hw.vector_flop_per_s * c.vector_efficiency * min(1.0, chains / hw.cores)
     vector = max(flop / vector_rate, math.ceil(chains / hw.cores) * new_tokens * c.token_step)
+    memory = moved / (hw.hbm_bandwidth * c.stream_efficiency)
     fixed = c.decode_kernels * hw.launch
-    recurrent = fixed + max(moved / rate, vector)
+    return fixed + max(memory, vector), 0.0, memory, vector, fixed
 
+
+def chunked_scan(
+    chains: float, new_tokens: float, key_dim: float, value_dim: float, delta_rule: float, moved: float,
+    stored: float, peak: float, hw: Hardware, c: ScanConstants,
+) -> tuple[float, float, float, float, float]:  # fmt: skip
+    """Time of the chunked form, with the compulsory bytes moved and those of all states once; as `scan` returns it."""
     chunks = math.ceil(new_tokens / c.chunk)
     tokens = new_tokens / chunks
     tensor_rate = peak * c.tensor_efficiency
@@ -160,10 +156,7 @@ def scan(
     tensor = chains * chunks * chunk_flop(tokens, key_dim, value_dim, delta_rule) / (tensor_rate * busy)
     passing = (4.0 if delta_rule > 0.0 else 1.0) * tokens * key_dim * value_dim * hw.cores / tensor_rate
     chain = math.ceil(chains / hw.cores) * chunks * max(c.step, passing)
-    between = 2.0 * c.stored_states * (chunks - 1.0) * sequences * state
-    memory = (moved + between) / rate
-    chunked = c.prefill_kernels * hw.launch + max(memory, tensor, chain)
-
-    if recurrent <= chunked:
-        return recurrent, 0.0, moved / rate, vector, fixed
-    return chunked, tensor, memory, chain, c.prefill_kernels * hw.launch
+    between = 2.0 * c.stored_states * (chunks - 1.0) * stored
+    memory = (moved + between) / (hw.hbm_bandwidth * c.stream_efficiency)
+    fixed = c.prefill_kernels * hw.launch
+    return fixed + max(memory, tensor, chain), tensor, memory, chain, fixed

@@ -46,6 +46,9 @@ NEVER = 1.0  # s for a merge that never pays
 # Bytes of a cached key up to which a window that FlashAttention-3 is planned without shows as a second tile for each:
 # keys of 64 elements in 16 and 8 bits, of 128 in 8; not of 128 in 16, 192 or 256.
 NARROW_KEY = 128.0
+# Two warpgroups that convert cached 8-bit values are so much faster than one (libraries.convert_tiles): fitted on the
+# rows of SGLang 0.5.9 and 0.5.14 with fp8 caches on H100 and H200.
+TWO_CONVERT = 1.2
 # How often a measured prefill reads and writes the bytes of its new keys and values, told from rows of equal
 # queries and different KV heads: some vLLM releases measure the bare kernel, others a scatter that takes 2.3
 # times as long where cores share tiles.
@@ -126,7 +129,8 @@ def served_by(s: Silicon, framework: str, version: str, kernel: str, shape: np.n
     found, c = attention_kernel(framework, version, kernel, s.hw.multicast), s.attention
     if found is None:
         never = bool(_single(shape)) and swaps(framework, kernel, s.hw.multicast)
-        wide = wide_convert(framework, s.hw.multicast, float(shape[6]))
+        tall, wide = convert_tiles(framework, version, kernel), wide_convert(framework, s.hw.multicast, float(shape[6]))
+        rate = wide * (TWO_CONVERT if tall > 1.0 else 1.0)
         parts = math.inf
         if planned_heads(framework, version) and plans_whole_context(framework, kernel, s.hw.multicast):
             parts = math.floor(s.hw.cores / (max(shape[0], 1.0) * planned_heads(framework, version))) if decode else 1.0
@@ -134,8 +138,8 @@ def served_by(s: Silicon, framework: str, version: str, kernel: str, shape: np.n
             attention=c._replace(
                 decode_start=c.decode_start + padding(framework, kernel, shape[6]),
                 decode_merge=NEVER if never else c.decode_merge,
-                convert_rate=c.convert_rate * wide,
-                convert_rows=c.convert_rows * convert_tiles(framework, version, kernel),
+                convert_rate=c.convert_rate * rate,
+                convert_rows=c.convert_rows * (2.0 if wide < 1.0 else tall),
                 most_splits=max(1.0, min(most_splits(framework, c.most_splits), parts)),
             )
         )
@@ -197,12 +201,13 @@ def starts_on(
         copied = (heads > kv_heads) & (sequences > 1.0) & (kv_heads > 1.0)
         return out - np.where(copied & swaps(framework, kernel, s.hw.multicast), 0.0, COPIES * s.hw.launch)
     if plans_whole_context(framework, kernel, s.hw.multicast):
-        # Keys of more bytes pay for a split of what the window leaves as it is; the merge of 8-bit ones does not show.
+        # What a window leaves is a second tile for each, but for keys of more bytes; and is merged, which shows here
+        # where no core is idle, so that `attention` itself cuts nothing. The merge of 8-bit keys does not show.
         cut = (window > 0.0) & (window < context + new) & (dim * element <= NARROW_KEY)
         shared = np.maximum(kv_heads, 1.0)
-        waves = np.ceil(sequences * shared * np.ceil(heads / shared / DECODE_ROWS) / s.hw.cores)
-        merge = s.attention.merge_start if element >= IO_BYTES else 0.0
-        out += np.where(cut, merge + s.attention.decode_tile * waves, 0.0)
+        tiles = sequences * shared * np.ceil(heads / shared / DECODE_ROWS)
+        merge = np.where((2.0 * tiles > s.hw.cores) & (element >= IO_BYTES), s.attention.merge_start, 0.0)
+        out += np.where(cut, merge + s.attention.decode_tile * np.ceil(tiles / s.hw.cores), 0.0)
     return out
 
 

@@ -10,16 +10,17 @@ layers in the units they have. What hangs on the chip's other numbers is carried
   generation of process and tensor unit saves GENERATION_GAIN. The power budget then says what is sustained;
 - what is one library's way of decoding stays behind where families differ: shared defaults stand for it;
 - a launch shortens from one generation to the next as it did among the measured chips, and with it the time
-  that a tile of attention takes beyond its keys.
+  that a tile of attention takes beyond its keys and the start of a decode, which is made of launches.
 
 The rule was shaped on A100, H100, H200, B200 and L40S: its constants are assumptions, not fits. The trend of
-launches was added after errors without it had been seen. Errors of those chips under the rule are optimistic.
+launches, starts of decodes among them, was added after errors without it had been seen. Errors of those chips under
+the rule are optimistic.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -30,12 +31,20 @@ from taygeta.base.formats import FORMATS
 from taygeta.cost.matmul import power_limited_share
 from taygeta.cost.silicon import core_port
 from taygeta.spec.chip import Chip
+from taygeta.validate.systems import System, Systems
 
 STATIC_SHARE = 0.25  # of a power budget, for memory, leakage and links; assumed, 0.15 to 0.35
 GENERATION_GAIN = 0.7  # energy of a FLOP over that of a generation earlier; assumed, 0.6 to 0.85
 SUSTAINED_LIMIT = 0.82  # share of peak where power does not limit; assumed, 0.8 to 0.93
-# Start and drain of a block, and the pass that merges blocks: latencies as of a launch.
-LATENCIES = ("attention.decode_tile", "attention.prefill_tile", "attention.decode_merge")
+# Start and drain of a block, the pass that merges blocks, and what a decode copies and plans in kernels of their own:
+# latencies as of a launch. (Starts of prompts, which have no such kernels, carry as they are: shortened they made B200
+# worse.)
+LATENCIES = (
+    "attention.decode_start",
+    "attention.decode_tile",
+    "attention.prefill_tile",
+    "attention.decode_merge",
+)
 # What one library's decode kernel does and another's may not: a merge in a kernel of its own, a scheduler that reads
 # lengths, limits of a plan. A chip of another family runs another library and gets what all chips share.
 OF_LIBRARIES = (
@@ -126,9 +135,7 @@ def _own(source: Chip) -> Mapping[str, float]:
     seen on other chips.
     """
     return {
-        path: value
-        for path, value in source.constants.items()
-        if not _format(path) or source.computes(_format(path))
+        path: value for path, value in source.constants.items() if not _format(path) or source.computes(_format(path))
     }
 
 
@@ -154,3 +161,39 @@ def _scaled(target: Chip, source: Chip) -> Mapping[str, float]:
 def _part(chip: Chip) -> float:
     """Return the bytes per clock that a core gets of the shared memory, else of main memory."""
     return (chip.cache.bandwidth or chip.hbm.bandwidth) / (chip.cores * chip.clock)
+
+
+def ported(system: System) -> Chip:
+    """Return a chip as it lends and borrows constants: with the fastest cache that its sources allow.
+
+    For A100, H100, H200 and B200 the stated figure is the port (5,120 bytes per clock), for L40S what was measured
+    through it. Their fast ends are all ports, and a share of a port only carries to a port.
+    """
+    return replace(system.chip, cache=max((chip.cache for chip in system.chips), key=lambda cache: cache.bandwidth))
+
+
+def carried_corners(system: System, sources: Sequence[Chip]) -> tuple[Chip, ...]:
+    """Return a chip with the constants that `sources` lend it, nominal and at the corners of its own numbers; without
+    errors.
+
+    sources: chips as `ported` gives them. Constants are carried once, to the nominal chip: what they are off by, for
+    whatever reason, is in the residuals of carried chips, and corners do not count it again.
+    """
+    lent = carried(ported(system), sources).constants
+    constants = MappingProxyType({path: value for path, value in lent.items() if not path.startswith("error.")})
+    return tuple(replace(chip, constants=constants) for chip in system.chips)
+
+
+class Lent(Systems):
+    """Chips with other calibration constants, at the nominal values and the corners; built once each."""
+
+    def __init__(self, systems: Systems, lent: Callable[[System], tuple[Chip, ...]]) -> None:
+        super().__init__()
+        self._systems, self._lent, self._made = systems, lent, dict[str, System]()
+
+    def get(self, name: str) -> System:
+        """Return a chip with the constants that it is lent. Raises InputError."""
+        own = self._systems.get(name)
+        if own.name not in self._made:
+            self._made[own.name] = System(own.name, own.sheet, self._lent(own))
+        return self._made[own.name]

@@ -5,8 +5,9 @@ taygeta.validate.carry, and the chips of the other part are predicted with them.
 rows with the chip's own constants, and with the defaults of its family, which is what a chip without
 measurements gets.
 
-The range of a prediction is that of the target's own unpublished numbers, widened by the error of its family, or of a
-family that was never measured where no source is of it (taygeta.validate.intervals, which pools these very chips).
+The range of a prediction is that of the target's own unpublished numbers, widened by the error of the sources of its
+family, or of a family that was never measured where no source is of it: the rule of taygeta.validate.intervals, told by
+chips of the other families only.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from typing import TYPE_CHECKING
 from taygeta.base.errors import InputError, require
 from taygeta.spec.chip import Chip, build_chip
 from taygeta.spec.sheet import read_sheet
-from taygeta.validate.carry import carried
+from taygeta.validate.carry import Lent, carried_corners, ported
 from taygeta.validate.fit import LINK_LATENCY
+from taygeta.validate.intervals import KERNELS, Residuals, unseen
 from taygeta.validate.run import Progress, Result, answer_frame
 from taygeta.validate.score import CLEAN, EVERY_CHIP, EVERY_GROUP, Score, metrics, scores
 from taygeta.validate.systems import CORNERS, System, Systems
@@ -43,6 +45,7 @@ SPLITS = (
     ("a100", "h100"),
     ("h200", "b200", "l40s"),
 )  # the chips that lend; all others of a table are predicted
+STEP = "error.step"
 UNMEASURED = "nvidia-blackwell-rtx"  # a family without a measured chip, of the maker of all measured ones
 ROWS = 4000  # of a chip and case: a fixed sample, enough for a mean within half a percent
 LEAST = 50
@@ -99,21 +102,6 @@ class HeldOut:
         return (self.carried, self.own, *((self.defaults,) if self.defaults else ()))
 
 
-class Lent(Systems):
-    """Chips with other calibration constants, at the nominal values and the corners; built once each."""
-
-    def __init__(self, systems: Systems, lent: Callable[[System], tuple[Chip, ...]]) -> None:
-        super().__init__()
-        self._systems, self._lent, self._made = systems, lent, dict[str, System]()
-
-    def get(self, name: str) -> System:
-        """Return a chip with the constants that it is lent. Raises InputError."""
-        own = self._systems.get(name)
-        if own.name not in self._made:
-            self._made[own.name] = System(own.name, own.sheet, self._lent(own))
-        return self._made[own.name]
-
-
 def family_only(system: System, family: str = "") -> tuple[Chip, ...]:
     """Return a chip as it would be without measurements of it: its sheet without calibration, completed by
     its family, or by another. Nominal, then the corners. Raises InputError for a chip without a family.
@@ -128,34 +116,40 @@ def family_only(system: System, family: str = "") -> tuple[Chip, ...]:
     return tuple(build_chip(sheet, corner) for corner in ("nominal", *CORNERS))
 
 
-def carried_to(system: System, sources: Sequence[Chip]) -> tuple[Chip, ...]:
+def carried_to(system: System, sources: Sequence[Chip], found: Residuals, kernel: str) -> tuple[Chip, ...]:
     """Return a chip with the constants that `sources` lend it, nominal and at the corners of its own numbers.
 
-    Its errors are those of its family where a source is of it, else of a family that was never measured: nothing else
-    is known of a chip that was not.
+    Its errors are the largest that sources of its family have of their own. Without one they are those of a family
+    that nobody measured: of `kernel` what chips of the other families tell, else the catalogue's. Errors of whole steps
+    are those of models and engines as much as of chips: they are never less than the catalogue's for such a family.
     """
-    errors: Mapping[str, float] = {}
-    if system.chip.family:
-        known = system.chip.family in {source.family for source in sources}
-        bare = family_only(system, "" if known else UNMEASURED)[0]
-        errors = {path: value for path, value in bare.constants.items() if path.startswith("error.")}
-    lent = (carried(chip, sources) for chip in system.chips)
+    strange = {p: v for p, v in family_only(system, UNMEASURED)[0].constants.items() if p.startswith("error.")}
+    kin = [source for source in sources if system.chip.family and source.family == system.chip.family]
+    if kin:
+        paths = [path for path in kin[0].constants if path.startswith("error.")]
+        errors = {path: max(source.constants[path] for source in kin) for path in paths}
+        errors[STEP] = max(errors[STEP], strange[STEP])
+    else:
+        told = unseen(found, kernel, system.chip.family)
+        errors = strange if told is None else {**strange, f"error.{kernel}": told}
+    lent = carried_corners(system, sources)
     return tuple(replace(chip, constants=MappingProxyType({**chip.constants, **errors})) for chip in lent)
 
 
 def held_out(results: Sequence[Result], systems: Systems, progress: Progress | None = None) -> list[HeldOut]:
     """Return every chip of every case with the constants of the chips of each split that it is not in."""
-    found = {result.table: result for result in results}
-    work = [(case, split) for case in CASES if case.table in found for split in SPLITS]
+    tables = {result.table: result for result in results}
+    found = Residuals(results, systems)
+    work = [(case, split) for case in CASES if case.table in tables for split in SPLITS]
     out: list[HeldOut] = []
     for done, (case, split) in enumerate(work):
         if progress:
             progress(done, len(work))
-        sources = [systems.get(name).chip for name in split]
-        for name, rows in _samples(found[case.table], case).items():
+        sources = [ported(systems.get(name)) for name in split]
+        for name, rows in _samples(tables[case.table], case).items():
             chip = _chip(systems, name)
             if chip is not None and chip.id not in {source.id for source in sources}:
-                out.append(_score(case, name, rows, systems, sources))
+                out.append(_score(case, name, rows, systems, sources, found))
     if progress:
         progress(len(work), len(work))
     return out
@@ -181,7 +175,7 @@ def _samples(result: Result, case: Case) -> Mapping[str, polars.DataFrame]:
 
 
 def _score(
-    case: Case, name: str, rows: polars.DataFrame, systems: Systems, sources: Sequence[Chip]
+    case: Case, name: str, rows: polars.DataFrame, systems: Systems, sources: Sequence[Chip], found: Residuals
 ) -> HeldOut:
     table = next(table for table in TABLES if table.name == case.table)
     ids = tuple(source.id for source in sources)
@@ -196,7 +190,8 @@ def _score(
         origin = f"from {', '.join(ids)}"
         return replace(total, scope=HELD_OUT, dimension=origin, group=case.name, metric=ours + ending)
 
-    lent = Lent(systems, lambda system: carried_to(system, sources))
+    kernel = next(kernel for kernel, tables in KERNELS.items() if case.table in tables)
+    lent = Lent(systems, lambda system: carried_to(system, sources, found, kernel))
     carry = scored(answer_frame(table, rows, lent), "")
     defaults = None
     if systems.get(name).chip.family:

@@ -3,7 +3,8 @@
 A prediction's range joins the corners of its assumptions with one number for each kernel, calibration.error.*, in
 squares of logarithms. A measurement at the ratio z of a prediction needs the rest, sqrt(log(z)^2 - corner^2). The
 constant is the quantile of what measurements need that leaves INSIDE of them in the range, with tables, and systems of
-a chip, counting alike.
+a chip, counting alike. What stands for a family that nobody measured counts measured families alike, however many
+chips each has: the next family is one more of them.
 
 - A chip that was measured: its own rows that no filter leaves out, most of which no constant was fitted on.
 - A family with a measured chip: that of its chips, times what is lost between siblings (H100 and H200, each with the
@@ -24,13 +25,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from taygeta.base.errors import InputError, require
-from taygeta.validate.held_out import Lent, carried_to
+from taygeta.validate.carry import Lent, carried_corners, ported
 from taygeta.validate.run import Result, answer_frame
 from taygeta.validate.score import metrics
 from taygeta.validate.systems import Systems
@@ -39,7 +39,6 @@ from taygeta.validate.tables import TABLES
 if TYPE_CHECKING:
     import polars
 
-    from taygeta.spec.chip import Chip
 
 KERNELS: Mapping[str, tuple[str, ...]] = {
     "matmul": ("gemm",),
@@ -65,6 +64,7 @@ class Sample:
     fast: np.ndarray
     slow: np.ndarray
     needed: np.ndarray
+    weight: float = 1.0  # what it counts beside other samples
 
 
 @dataclass(frozen=True)
@@ -99,17 +99,18 @@ def sample(table: str, system: str, chip: str, frame: polars.DataFrame, error: f
 
 
 def quantile(samples: Sequence[Sample], share: float) -> float:
-    """Return what covers a share of the measurements, samples counting alike however many rows they have."""
+    """Return what covers a share of the measurements, samples counting by their weight however many rows they have."""
     values = np.concatenate([s.needed for s in samples])
-    weights = np.concatenate([np.full(len(s.needed), 1.0 / len(s.needed)) for s in samples])
+    weights = np.concatenate([np.full(len(s.needed), s.weight / len(s.needed)) for s in samples])
     order = np.argsort(values)
     reached = np.cumsum(weights[order]) / weights.sum()
     return float(values[order][min(int(np.searchsorted(reached, share - 1e-9)), len(values) - 1)])
 
 
 def inside(samples: Sequence[Sample], residual: float) -> float:
-    """Return the share of measurements in the range, samples counting alike."""
-    return float(np.mean([np.mean(s.needed <= residual) for s in samples]))
+    """Return the share of measurements in the range, samples counting by their weight."""
+    shares = [np.mean(s.needed <= residual) for s in samples]
+    return float(np.average(shares, weights=[s.weight for s in samples]))
 
 
 def width(samples: Sequence[Sample], residual: float) -> float:
@@ -119,15 +120,20 @@ def width(samples: Sequence[Sample], residual: float) -> float:
 
 
 def constant(
-    kernel: str, samples: Sequence[Sample], limit: float, source: str, every_table: bool = False
+    kernel: str,
+    samples: Sequence[Sample],
+    limit: float,
+    source: str,
+    every_table: bool = False,
+    least: float = LEAST,
 ) -> ErrorConstant:
     """Return the error constant of some samples by the rule of this module.
 
-    every_table: LEAST holds for each table by itself, not for all of them together.
+    every_table: `least` holds for each table by itself, not for all of them together.
     """
     tables = sorted({s.table for s in samples})
     parts = [[s for s in samples if s.table == t] for t in tables] if every_table else [list(samples)]
-    floor = max(quantile(part, LEAST) for part in parts)
+    floor = max(quantile(part, least) for part in parts)
     wanted = max(quantile(samples, INSIDE), floor)
     if width(samples, wanted) > limit:  # halve towards the widest range that is worth having
         low, high = 0.0, wanted
@@ -147,6 +153,7 @@ class Residuals:
         self._systems = systems
         self._frames = {(r.table, name): part for r in results for name, part in _clean(r, systems)}
         self._chips = {system.chip.id: system.chip for system in map(systems.get, self._names())}
+        self._others: dict[tuple[str, str], Mapping[str, list[Sample]]] = {}
 
     def _names(self) -> list[str]:
         return sorted({name for _, name in self._frames})
@@ -168,8 +175,8 @@ class Residuals:
 
     def carried(self, kernel: str, chip: str, sources: Sequence[str]) -> list[Sample]:
         """Return the samples of a chip with the constants of `sources`, on a fixed sample of its rows."""
-        lending = [self._chips[name] for name in sources]
-        lent = Lent(self._systems, lambda system: _bare(carried_to(system, lending)))
+        lending = [ported(self._systems.get(name)) for name in sources]
+        lent = Lent(self._systems, lambda system: carried_corners(system, lending))
         out: list[Sample] = []
         for (table, name), frame in self._frames.items():
             if table in KERNELS[kernel] and self._systems.get(name).chip.id == chip:
@@ -177,6 +184,32 @@ class Residuals:
                 kind = next(t for t in TABLES if t.name == table)
                 out.append(sample(table, name, chip, answer_frame(kind, rows, lent), 0.0))
         return out
+
+    def others(self, kernel: str, left_out: str = "") -> Mapping[str, list[Sample]]:
+        """Return the samples of each chip with the constants of all chips of other families; families count alike.
+
+        left_out: a family that neither tells nor lends.
+        """
+        if (kernel, left_out) not in self._others:
+            families = {family: names for family, names in self.families().items() if family != left_out}
+            lent: dict[str, list[Sample]] = {}
+            for family, names in families.items():
+                rest = [name for other, members in families.items() if other != family for name in members]
+                told = {name: self.carried(kernel, name, rest) for name in names} if rest else {}
+                told = {name: samples for name, samples in told.items() if samples}
+                for name, samples in told.items():
+                    lent[name] = [replace(s, weight=1.0 / len(told)) for s in samples]
+            self._others[kernel, left_out] = lent
+        return self._others[kernel, left_out]
+
+
+def unseen(found: Residuals, kernel: str, family: str) -> float | None:
+    """Return the error constant of a family as if nobody had measured it; None without rows of two other families.
+
+    Three families or fewer cannot tell that LEAST of a fourth needs more than is worth having: the width holds here.
+    """
+    samples = [s for told in found.others(kernel, family).values() for s in told]
+    return constant(kernel, samples, WIDTH_OTHER, "", least=0.0).value if samples else None
 
 
 def constants(found: Residuals) -> Mapping[str, Mapping[str, ErrorConstant]]:
@@ -202,7 +235,7 @@ def constants(found: Residuals) -> Mapping[str, Mapping[str, ErrorConstant]]:
             value = math.ceil(1000.0 * float(np.expm1(np.log1p(base.value) * lost))) / 1000.0
             source = f"that of {', '.join(names)}, times {lost:.2f} lost between {siblings}"
             out.setdefault(f"family:{family}", {})[kernel] = replace(base, value=value, source=source)
-        known, strange = _others(found, kernel, families, told)
+        known, strange = _others(found, kernel)
         out.setdefault(OTHERS, {})[kernel], out.setdefault(STRANGERS, {})[kernel] = known, strange
     return out
 
@@ -220,35 +253,19 @@ def _siblings(
     return max(quantile(lent, INSIDE) / quantile(mine, INSIDE), 1.0), ", ".join(name for name, _ in pairs)
 
 
-def _others(
-    found: Residuals, kernel: str, families: Mapping[str, list[str]], told: Sequence[str]
-) -> tuple[ErrorConstant, ErrorConstant]:
+def _others(found: Residuals, kernel: str) -> tuple[ErrorConstant, ErrorConstant]:
     """Return the constants of families without a measured chip: of a maker that has measured ones, and of others."""
-    lent: dict[str, list[Sample]] = {}
-    for family, names in families.items():
-        rest = [name for other, members in families.items() if other != family for name in members]
-        lent |= {name: found.carried(kernel, name, rest) for name in names if rest and name in told}
+    lent = found.others(kernel)
     together = [s for samples in lent.values() for s in samples]
     known = constant(kernel, together, WIDTH_OTHER, "")
     shares: list[str] = []
     for name, samples in lent.items():
-        unseen = constant(kernel, [s for s in together if s.chip != name], WIDTH_OTHER, "")
-        shares.append(f"{name} {inside(samples, float(np.log1p(unseen.value))):.0%}")
+        rest = constant(kernel, [s for s in together if s.chip != name], WIDTH_OTHER, "")
+        shares.append(f"{name} {inside(samples, float(np.log1p(rest.value))):.0%}")
     source = f"{', '.join(lent)}, each with the constants of chips of other families; inside when only the rest tell: "
     worst = max(lent, key=lambda name: quantile(lent[name], INSIDE))
     strange = f"{worst}, the worst of {', '.join(lent)} with the constants of chips of other families"
     return replace(known, source=source + ", ".join(shares)), constant(kernel, lent[worst], WIDTH_OTHER, strange)
-
-
-def _bare(chips: Sequence[Chip]) -> tuple[Chip, ...]:
-    """Return chips whose ranges are those of their assumptions alone."""
-    return tuple(
-        replace(
-            chip,
-            constants=MappingProxyType({p: 0.0 if p.startswith("error.") else v for p, v in chip.constants.items()}),
-        )
-        for chip in chips
-    )
 
 
 def _clean(result: Result, systems: Systems) -> list[tuple[str, polars.DataFrame]]:

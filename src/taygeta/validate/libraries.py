@@ -1,9 +1,9 @@
 """Kernel libraries that differ from the one a chip's constants stand for.
 
-A chip's constants of multiplies and expert layers were fitted on TensorRT-LLM's kernels. The same chip takes
-another time under another library: other ways to quantise, no splits, other grouped kernels. What differs
-belongs to software, is the same on every chip, and is said here, fitted on rows of the public tables
-(AIConfigurator 095f58a8: gemm and moe; A100, H100, H200, B200, L40S).
+A chip's constants were fitted on the kernels of one library. The same chip takes another time under another: other ways
+to quantise, no splits, other starts. What differs belongs to software, is the same on every chip, and is said here,
+fitted on rows of the public tables (AIConfigurator 095f58a8; A100, H100, H200, B200, L40S). Expert layers: see
+taygeta.validate.expert_libraries.
 """
 
 from __future__ import annotations
@@ -11,13 +11,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from taygeta.cost.silicon import DIRECT
 from taygeta.spec.engine import engine, engine_names
-from taygeta.spec.launch import release_of
-from taygeta.validate.formats import Stored
 
 
 def _frozen(**values: float) -> Mapping[str, float]:
@@ -35,14 +33,6 @@ class Library:
     quantise: Mapping[str, float] = field(default_factory=_frozen)
 
 
-@dataclass(frozen=True)
-class Experts:
-    """How a library computes expert layers: the constants that are its own, and launches beyond them."""
-
-    constants: Mapping[str, float] = field(default_factory=_frozen)
-    launches: float = 0.0
-
-
 def _narrow(sustained: float, step_seconds: float, fixed_seconds: float, core_bytes: float) -> Library:
     """A library whose narrow multiply never splits k and reads its activations once to quantise them."""
     return Library(
@@ -52,7 +42,7 @@ def _narrow(sustained: float, step_seconds: float, fixed_seconds: float, core_by
     )
 
 
-OWN, OWN_EXPERTS = Library(), Experts()
+OWN = Library()
 # gemm.parquet, rows of each framework and format with n, k >= 512 on the chips that have them: mean error fp8
 # 12 to 18 %, fp8_block 12 to 16 %, nvfp4 10 to 12 %. sustained is the mean over chips of the fitted share
 # over that of bf16.
@@ -70,75 +60,6 @@ _STATIC = {"fp8_static": "fp8"}  # the multiply of fp8 without its quantisation
 def matmul_library(framework: str, activations: str) -> Library:
     """Return how a framework multiplies in a format; OWN where the chip's constants stand for it."""
     return _MATMUL.get((framework, _STATIC.get(activations, activations)), OWN)
-
-
-def _experts(
-    te: float, vector: float, launches: float, per_expert: float, unpack: float = 0.0, row: float = 1500.0
-) -> Experts:
-    values = {
-        "tensor_efficiency": te,
-        "vector_share": vector,
-        "launches": launches,
-        "per_expert": per_expert,
-        "unpack": unpack,
-        "row_elements": row,
-    }
-    return Experts(MappingProxyType(values))
-
-
-# moe.parquet, ep = 1. (frameworks, kernels, formats of weights, kernels of that library), the first that
-# matches. Errors of clean rows, mean/median: DeepGEMM of TensorRT-LLM 7.4/6.2 % (322 rows of B200), its CUTLASS with
-# scales of blocks 7.5/5.4 % (1,236 of H100 and H200), trtllm-gen with scales of blocks 14.3/12.0 % (516 of B200),
-# Marlin in int4 19.6/17.8 % (1,926 of A100, L40S, H100, H200 and B200 together).
-_GROUPED: tuple[tuple[str, str, str, Experts], ...] = (
-    ("trtllm", "deepgemm", "^fp8_block$", _experts(0.82, 0.255, 18.7, 262e-9, row=5000.0)),
-    ("trtllm", "min_latency", "^nvfp4$", _experts(0.93, 1.5, 1.0, 0.0)),
-    ("trtllm", "", "^fp8_block$", _experts(0.55, 0.0715, 5.6, 232e-9, row=5500.0)),
-    ("trtllm", "", "^nvfp4$", _experts(0.95, 0.186, 20.1, 193e-9, row=5000.0)),
-    (
-        "sglang|vllm",
-        "trtllm_moe|trtllm_mxfp4_bf16",
-        "^(int4|mxfp4 bf16)",
-        _experts(0.97, 0.135, 10.8, 55e-9, 82.0),
-    ),
-    ("sglang|vllm", "trtllm_moe|trtllm_trtllm", "^fp8_block$", _experts(0.235, 0.38, 10.7, 0.0)),
-    ("sglang|vllm", "trtllm_moe|trtllm_trtllm", "", _experts(0.63, 0.63, 8.8, 0.0)),
-    ("sglang|vllm", "marlin", "", _experts(0.43, 0.087, 2.8, 21e-9, 35.0)),
-    ("", "torch_flow|triton", "^mxfp4 bf16", _experts(0.47, 0.23, 9.1, 0.0, 37.0)),
-    ("sglang|vllm", "triton|fused_moe$", "", _experts(0.44, 0.22, 15.8, 0.0)),
-)
-
-
-# Launches of a layer of TensorRT-LLM's releases beyond the middle of old and new, for which the constants stand:
-# 1.3.0rc20 takes 4.8 fewer (9 to 12 us) than those before it on H100, H200 and B200 alike, in bf16, fp8, fp8_block and
-# nvfp4 (3.4 to 7.4 where fitted for each); the single kernel for few tokens and weight-only kernels do not differ.
-_LAUNCHES = {"1.0.0": 2.4, "1.2.0rc5": 2.4, "1.3.0rc10": 2.4, "1.3.0rc20": -2.4}
-_SINGLE = "min_latency"
-
-
-# SGLang's Triton kernels for fp8 with scales of blocks, in tile configurations of its own, on Hopper to release 0.5.9:
-# 674 rows, 10.3/4.4 %; as vLLM's 18.8/10.6 %, 31 % slow from 1,024 tokens on.
-_TUNED, _TUNED_BELOW = _experts(0.674, 0.397, 13.6, 0.0), (0, 5, 10)
-
-
-def experts_library(
-    framework: str, kernel: str, found: Stored, version: str = "", tuned: bool = False
-) -> Experts:
-    """Return how a kernel of a framework's release computes an expert layer; OWN_EXPERTS where the chip's
-    constants stand for it. tuned: the chip has constants of SGLang's tuned kernels.
-    """
-    early = tuned and framework == "sglang" and () < release_of(version) < _TUNED_BELOW
-    if early and "triton" in kernel and found.weights == "fp8_block":
-        return _TUNED
-    formats = found.weights if found.weights == found.activations else f"{found.weights} {found.activations}"
-    library = OWN_EXPERTS
-    for frameworks, kernels, stored, candidate in _GROUPED:
-        if re.search(frameworks, framework) and re.search(kernels, kernel) and re.search(stored, formats):
-            library = candidate
-            break
-    if framework == "trtllm" and found.weights == found.activations and _SINGLE not in kernel:
-        return replace(library, launches=_LAUNCHES.get(version, 0.0))
-    return library
 
 
 # What a release takes to start an attention call beyond what the chip's constants say, s; and more of it
@@ -358,9 +279,10 @@ _CHOICE: dict[str, Mapping[str, float]] = {
 }
 # Releases that ran another kernel: vLLM 0.14.0 had none that lets the switch add, SGLang 0.5.14 has one of its own
 # (207 rows: 9 to 11 %), and the rows of its 0.5.6.post2 on Hopper are TensorRT-LLM 1.2.0rc5's, equal in every digit
-# (138 of 138).
+# (138 of 138). TensorRT-LLM 1.0.0's rows of A100 equal NCCL's from 2 MiB on, over two, four and eight chips.
 _RELEASE: dict[tuple[str, str], Mapping[str, float]] = {
     ("vllm", "0.14.0"): _frozen(**_CUSTOM, direct_limit=2.0**23 - 1.0),
+    ("trtllm", "1.0.0"): _frozen(direct_limit=2.0**21 - 1.0),
     ("sglang", "0.5.14"): _frozen(direct_start=3.66, direct_second=2.1, direct_efficiency=0.67, direct_limit=2.0**24),
 }
 _SAME_ALL_REDUCE = {("sglang", "0.5.6.post2"): "trtllm"}

@@ -61,7 +61,7 @@ def measured(
 ) -> Measured:
     """Return a run from the columns of its requests; times: when they were sent, seen: gaps between what arrived.
 
-    Raises InputError where none was answered, or an open loop has no times.
+    Raises InputError where none was answered, an answered one has no prompt, or an open loop has no times.
     """
     if not good.any():
         raise InputError(f"{where} has no request that was answered.")
@@ -71,6 +71,8 @@ def measured(
     if times is not None:
         order = order[np.argsort(times[order], kind="stable")]
     isl, osl, ttft, tpot = isl[order], osl[order], ttft[order], tpot[order]
+    if isl.min() < 1:
+        raise InputError(f"{where}: a request that was answered has a prompt of {isl.min():g} tokens; 1 is the least.")
     for name, values, most in (("prompt", isl, MAX_TOKENS), ("answer", osl, MAX_TOKENS), ("TTFT", ttft, MAX_SECONDS)):
         if values.max() > most:
             raise InputError(f"{where}: a {name} of {values.max():g} is more than {most:g}.")

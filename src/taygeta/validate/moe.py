@@ -12,8 +12,8 @@ from taygeta.cost.step import Silicon
 from taygeta.cost.surface import expert_layers
 from taygeta.spec.chip import Chip
 from taygeta.validate.answers import Answers, column, groups
+from taygeta.validate.expert_libraries import OWN_EXPERTS, Experts, choice_seconds, experts_library
 from taygeta.validate.formats import Stored, activation_bytes, element_bytes, peak_of, stored
-from taygeta.validate.libraries import OWN_EXPERTS, Experts, experts_library
 from taygeta.validate.systems import Systems
 
 if TYPE_CHECKING:
@@ -34,12 +34,8 @@ def answer(frame: polars.DataFrame, systems: Systems) -> Answers:
         try:
             system, found = systems.get(gpu), stored(dtype)
             rows = arguments(sizes[index], gates[index], exponent_of(distribution))
-            tuned = "experts.triton_tuned_block.launches" in system.chip.constants
-            library = experts_library(framework, kernel, found, version, tuned)
-            runs = [
-                run(rows, chip, s, found, library)
-                for chip, s in zip(system.chips, system.silicons, strict=True)
-            ]
+            library = experts_library(framework, kernel, found, version, system.chip)
+            runs = [run(rows, chip, s, found, library) for chip, s in zip(system.chips, system.silicons, strict=True)]
         except InputError as error:
             out.refuse(index, str(error))
             continue
@@ -55,11 +51,7 @@ def exponent_of(distribution: str) -> float:
     if distribution in ("balanced", "uniform"):
         return 0.0
     try:
-        return (
-            float(distribution.removeprefix(_POWER_LAW))
-            if distribution.startswith(_POWER_LAW)
-            else float("nan")
-        )
+        return float(distribution.removeprefix(_POWER_LAW)) if distribution.startswith(_POWER_LAW) else float("nan")
     except ValueError:
         raise InputError(f"distribution {distribution[:40]!r} is not known.") from None
 
@@ -80,10 +72,11 @@ def run(rows: np.ndarray, chip: Chip, s: Silicon, found: Stored, kernel: Experts
     weights, activations = format_of(found.weights), format_of(found.activations)
     mixed = weights.bits < 16 and not (chip.computes(weights.name) and activations.bits < 16)
     c = s.experts._replace(**{"unpack": s.experts.unpack if mixed else 0.0, **kernel.constants})
-    c = c._replace(launches=max(c.launches + kernel.launches, 0.0))
-    return expert_layers(
-        rows, peak, element_bytes(found.weights), activation_bytes(found.activations), s.hw, c
-    )
+    out = expert_layers(rows, peak, element_bytes(found.weights), activation_bytes(found.activations), s.hw, c)
+    start = kernel.start + choice_seconds(kernel, rows[:, 0], rows[:, 1], rows[:, 2], s.hw.cores)
+    out[:, 0] += start
+    out[:, 4] += start
+    return out
 
 
 def roofline(rows: np.ndarray, chip: Chip, found: Stored) -> np.ndarray:
@@ -91,7 +84,5 @@ def roofline(rows: np.ndarray, chip: Chip, found: Stored) -> np.ndarray:
     tokens, topk, experts, ep, _, hidden, inter, gates = rows.T
     pairs = np.maximum(tokens * topk / ep, 1.0)
     each = hidden * inter * (gates + 1.0)
-    moved = (
-        np.minimum(pairs, experts / ep) * each * element_bytes(found.weights) + 2.0 * tokens * hidden * 2.0
-    )
+    moved = np.minimum(pairs, experts / ep) * each * element_bytes(found.weights) + 2.0 * tokens * hidden * 2.0
     return np.maximum(2.0 * pairs * each / peak_of(chip, found)[1], moved / chip.hbm.bandwidth)

@@ -49,8 +49,9 @@ HELD_OUT = """Each chip from its own public numbers and constants of other chips
 (taygeta.validate.carry): those of the nearest chip, by family, then by whether cores share
 operands; ports and sustained shares relative to the chip's cache, power and clock, launches
 by their trend over generations among the sources. The latency of the links is given. Clean
-rows, a fixed sample; the range is that of the chip's unpublished numbers and the error
-of its family, or of a family never measured where no source is of it. Beside it the same rows
+rows, a fixed sample; the range is that of the chip's unpublished numbers and the error of
+the sources of its family, else of a family never measured, of which its own rows tell nothing
+where the other families are two at least; of whole steps the larger of both. Beside it the same rows
 with the chip's own constants, and with the defaults of its family, which is what a chip of a
 known family gets.
 
