@@ -1,10 +1,11 @@
 """Fit the host's constants of every recipe to measured serving runs: `python tools/engines.py DIRECTORY [RECIPE ...]`.
 
 A recipe is an engine as a public benchmark ran it, such as sglang@inferencex. Its constants are found by a search along
-one constant after the other on a sample of the clean rows of e2e.parquet; what is compared are the logarithms of
-simulated over measured TTFT and TPOT, large ones cut. Then the same is done without each fifth of the configurations
-(model, chip, precision, release, parallelism) and scored on that fifth, so that no row is scored by constants that saw
-its configuration. Prints the constants, the errors with them on all rows, and the cross-fitted errors; writes nothing.
+one constant after the other on a sample of the clean rows of e2e.parquet, without runs that their labels do not tell
+apart; what is compared are the logarithms of simulated over measured TTFT and TPOT, large ones cut. Then the same is
+done without each fifth of the configurations (model, chip, precision, release, parallelism) and scored on that fifth,
+so that no row is scored by constants that saw its configuration. Prints the constants, the errors with them on all
+rows, and the cross-fitted errors; writes nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -39,14 +41,19 @@ LEAST = {"prompt_slowdown": 0.6}
 NEUTRAL = {  # where searches of cross-fits start, so that they know nothing of the rows that they are scored on
     "host_step": 1e-3,
     "host_request": 1e-5,
-    "prompt_step": 2e-2,
     "prompt_slowdown": 1.0,
-    "first_delay": 2e-2,
     "eager": 0.0,
     "emit_token": 2e-5,
 }
+STARTS = [  # and with what of these is best on the sample: they lie in valleys of their own
+    {**NEUTRAL, "prompt_step": step, "first_delay": delay, "eager": eager}
+    for step in (0.0, 2e-2, 1e-1)
+    for delay in (1e-2, 8e-2)
+    for eager in (0.0, 6e-5)
+]
 ROUNDS = 3  # along all constants; moves that do not help are halved
-SAMPLE = 180  # rows that a search looks at, at most
+SAMPLE = 210  # rows that a search looks at, at most
+SAME = 1.1  # TPOT of two runs with the same labels, at most, one over the other, or searches look at neither
 CUT = 0.5  # of a logarithm: rows off by more than a factor of 1.65 (cold starts, unlabelled speculation) do not pull
 TPOT_WEIGHT = 1.3
 FOLDS = 5
@@ -65,6 +72,7 @@ class Run:
     configuration: str
     none: frozenset[str] = frozenset()  # constants that a rule of the launch sets to nothing
     rows: int = 1  # of the table that repeat it
+    told: bool = True  # no other run has all of its labels and another time
 
     def times(self, constants: Constants) -> tuple[float, float]:
         """Return the simulated (TTFT, TPOT) with other constants of the host."""
@@ -100,7 +108,23 @@ def runs(directory: Path, wanted: list[str]) -> dict[str, list[Run]]:
         found = Run(row, setup, operations, measured, name, without(row.recipe, setup.kinds[0].limits))
         seen[row, measured] = found
         out.setdefault(row.recipe, []).append(found)
+    for some in out.values():
+        mark(some)
     return out
+
+
+def mark(some: list[Run]) -> None:
+    """Mark the runs that share every label, checkpoints of one shape counting as one, with a run of another TPOT: what
+    tells them apart, the table does not say.
+    """
+    groups: dict[Any, list[Run]] = {}
+    for run in some:
+        shape = replace(run.setup.kinds[0].pool.deployment.model, name="")
+        groups.setdefault((replace(run.row, model=""), shape), []).append(run)
+    for group in groups.values():
+        times = [run.measured[1] for run in group]
+        for run in group:
+            run.told = max(times) < SAME * min(times)
 
 
 def without(recipe: str, bounds: Limits) -> frozenset[str]:
@@ -121,10 +145,13 @@ def loss(some: list[Run], constants: Constants) -> float:
     return float(off[0] + TPOT_WEIGHT * off[1])
 
 
-def fitted(some: list[Run], start: Constants) -> Constants:
-    """Return the constants that a search along one after the other finds on a sample of runs."""
-    sample = some[:: -(-len(some) // SAMPLE)]
-    best, step = dict(start), dict(STEPS)
+def fitted(some: list[Run], *known: Constants) -> Constants:
+    """Return the constants that a search along one after the other finds on a sample of runs, from the best of STARTS
+    and of constants that are known.
+    """
+    told = [run for run in some if run.told]
+    sample = told[:: -(-len(told) // SAMPLE)]
+    best, step = min([*STARTS, *known], key=lambda start: loss(sample, start)), dict(STEPS)
     least = loss(sample, best)
     for _ in range(ROUNDS):
         for name in STEPS:
@@ -172,7 +199,7 @@ def cross_fitted(some: list[Run]) -> list[tuple[np.ndarray, list[int]]]:
     for fold in folds:
         rest = [run for run in some if run.configuration not in fold]
         left = [run for run in some if run.configuration in fold]
-        out.append((errors(left, fitted(rest, NEUTRAL)), [run.rows for run in left]))
+        out.append((errors(left, fitted(rest)), [run.rows for run in left]))
     return out
 
 

@@ -67,6 +67,21 @@ def test_budgets_grow_with_the_load_as_the_scripts_count_them() -> None:
     assert launched("vllm@gap_analysis", one).token_budget == 2048 + 8
 
 
+def test_short_prompts_share_a_step_in_gap_analysis() -> None:
+    short = case("meta-llama/Llama-3.1-8B", "h100", 1, prompt=128, answer=128, requests=8)
+    assert launched("trtllm@gap_analysis", short).token_budget == 1024 + 8
+    assert launched("trtllm@gap_analysis", replace(short, prompt=1024)).token_budget == 1024 + 8
+    assert launched("trtllm@gap_analysis", replace(short, prompt=1025)).token_budget == 1025 + 8
+    assert launched("vllm@gap_analysis", short).token_budget == 128 + 8
+
+
+def test_flashinfer_runs_experts_of_eight_bits_on_blackwell_since_its_script_lets_it() -> None:
+    found = replace(case("MiniMaxAI/MiniMax-M2.5", "b200", 4), release=(0, 19, 0))
+    before = replace(found, release=(0, 17, 0))
+    assert launched("vllm@inferencex", found).experts_eight == "trtllm_gen triton"
+    assert launched("vllm@inferencex", before).experts_eight == "triton"
+
+
 def test_without_a_load_rules_that_need_one_are_left_out() -> None:
     loaded = case("meta-llama/Llama-3.1-8B", "h100", 1, prompt=2048, answer=128, requests=8)
     idle = case("meta-llama/Llama-3.1-8B", "h100", 1)

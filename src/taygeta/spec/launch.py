@@ -21,7 +21,7 @@ from taygeta.spec.mixers import LatentAttention, LinearAttention, StateSpace
 from taygeta.spec.model import Model, MoeFfn
 
 _LOADS = ("prompt", "answer", "requests")
-_BOUNDS = ("requests_from", "chips_below", "weight_bits", "release_from", "release_below")
+_BOUNDS = ("prompt_below", "requests_from", "chips_below", "weight_bits", "release_from", "release_below")
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,8 @@ class Rule:
 def _holds(key: str, wanted: Any, case: Case) -> bool:
     if key == "requests_from":
         return case.requests >= wanted
+    if key == "prompt_below":
+        return 0 < case.prompt < wanted
     if key == "chips_below":
         return case.chips < wanted
     if key == "release_from":
