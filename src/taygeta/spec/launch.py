@@ -157,4 +157,3 @@ def _rule(rule: dict[str, Any], where: str) -> Rule:
         value = item["value"] if any(factors) else checked(key, item["value"], f"{where}: {key}")
         settings.append((key, value, factors, item["source"]))
     return Rule(tuple(sorted(when.items())), tuple(settings))
-
