@@ -38,14 +38,15 @@ STEPS = {  # first moves of the search, seconds; prompt_slowdown is a factor, ea
     "emit_token": 2e-5,
 }
 LEAST = {"prompt_slowdown": 0.6}
-NEUTRAL = {  # where searches of cross-fits start, so that they know nothing of the rows that they are scored on
+NEUTRAL = {  # where searches start; those of cross-fits from nothing else
     "host_step": 1e-3,
     "host_request": 1e-5,
     "prompt_slowdown": 1.0,
-    "eager": 0.0,
     "emit_token": 2e-5,
 }
-STARTS = [  # and with what of these is best on the sample: they lie in valleys of their own
+# And with what of these is best on the sample: they lie in valleys of their own. The coarse grid was laid after earlier
+# searches over all rows had ended near some of its points.
+STARTS = [
     {**NEUTRAL, "prompt_step": step, "first_delay": delay, "eager": eager}
     for step in (0.0, 2e-2, 1e-1)
     for delay in (1e-2, 8e-2)
