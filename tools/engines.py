@@ -1,11 +1,14 @@
 """Fit the host's constants of every recipe to measured serving runs: `python tools/engines.py DIRECTORY [RECIPE ...]`.
 
-A recipe is an engine as a public benchmark ran it, such as sglang@inferencex. Its constants are found by a search along
-one constant after the other on a sample of the clean rows of e2e.parquet, without runs that their labels do not tell
-apart; what is compared are the logarithms of simulated over measured TTFT and TPOT, large ones cut. Then the same is
-done without each fifth of the configurations (model, chip, precision, release, parallelism) and scored on that fifth,
-so that no row is scored by constants that saw its configuration. Prints the constants, the errors with them on all
-rows, and the cross-fitted errors; writes nothing.
+A recipe is an engine as a public benchmark ran it, such as sglang@inferencex. Every clean run of e2e.parquet whose
+labels tell it apart is simulated at POINTS spread evenly over all that its host's constants may be. A quadratic through
+these times then stands for the simulation, and on it the constants are searched everywhere: those that make small what
+is scored, the mean errors of TTFT and TPOT, large ones cut. Where this leads, it is done once more, closer.
+
+The same is done without each fifth of the configurations (model, chip, precision, release, parallelism; those that
+share a measurement count as one), which is then simulated with what was found without it, so that no row is scored by
+constants that saw its configuration. Nothing starts from what an earlier search found.
+Prints the constants, the errors with them on all rows, and the cross-fitted errors; writes nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -28,38 +33,28 @@ from taygeta.validate.e2e import Row, Runner, means, row_of
 from taygeta.validate.systems import Systems
 from taygeta.validate.tables import find_tables, read_table
 
-STEPS = {  # first moves of the search, seconds; prompt_slowdown is a factor, eager seconds for each operation
-    "host_step": 3e-4,
-    "host_request": 5e-6,
-    "prompt_step": 1e-2,
-    "prompt_slowdown": 0.1,
-    "first_delay": 1e-2,
-    "eager": 3e-5,
-    "emit_token": 2e-5,
+REACH = {  # what a host may take at least and at most: seconds, a factor for prompt_slowdown, for eager per operation
+    "host_step": (0.0, 4e-3),
+    "host_request": (0.0, 5e-5),
+    "prompt_step": (0.0, 0.2),
+    "prompt_slowdown": (0.8, 1.6),
+    "first_delay": (0.0, 0.15),
+    "eager": (0.0, 2e-4),
+    "emit_token": (0.0, 1e-4),
 }
-LEAST = {"prompt_slowdown": 0.6}
-NEUTRAL = {  # where searches start; those of cross-fits from nothing else
-    "host_step": 1e-3,
-    "host_request": 1e-5,
-    "prompt_slowdown": 1.0,
-    "emit_token": 2e-5,
-}
-# And with what of these is best on the sample: they lie in valleys of their own. The coarse grid was laid after earlier
-# searches over all rows had ended near some of its points.
-STARTS = [
-    {**NEUTRAL, "prompt_step": step, "first_delay": delay, "eager": eager}
-    for step in (0.0, 2e-2, 1e-1)
-    for delay in (1e-2, 8e-2)
-    for eager in (0.0, 6e-5)
-]
-ROUNDS = 3  # along all constants; moves that do not help are halved
-SAMPLE = 210  # rows that a search looks at, at most
+POINTS = 160  # simulated for every run, over all of REACH; the quadratic has 36 coefficients
+CLOSER = 96  # simulated for every run once more, where these led
+MARGIN = 0.12  # of the side of the unit cube, around the points that were found with and without each fifth
+LOOKS = 4096  # at the quadratic, over all of REACH
+BEST = 8  # of which are followed, each through ROUNDS of CLOUD points around it
+ROUNDS, CLOUD = 60, 40
 SAME = 1.1  # TPOT of two runs with the same labels, at most, one over the other, or searches look at neither
-CUT = 0.5  # of a logarithm: rows off by more than a factor of 1.65 (cold starts, unlabelled speculation) do not pull
+CUT = 1.0  # of an error: rows that take twice as long as measured, or longer, pull no more
 TPOT_WEIGHT = 1.3
 FOLDS = 5
 
 Constants = dict[str, float]
+HELD: list[Run] = []
 
 
 @dataclass
@@ -111,7 +106,22 @@ def runs(directory: Path, wanted: list[str]) -> dict[str, list[Run]]:
         out.setdefault(row.recipe, []).append(found)
     for some in out.values():
         mark(some)
+        join(some)
     return out
+
+
+def join(some: list[Run]) -> None:
+    """Give the configurations that share a measurement one name: the table has runs under several labels, and a fold
+    that leaves one of them out must leave out the others.
+    """
+    first: dict[tuple[float, float], Run] = {}
+    for run in some:
+        same = first.setdefault(run.measured, run)
+        if same.configuration != run.configuration:
+            old, new = max(same.configuration, run.configuration), min(same.configuration, run.configuration)
+            for other in some:
+                if other.configuration == old:
+                    other.configuration = new
 
 
 def mark(some: list[Run]) -> None:
@@ -140,43 +150,155 @@ def errors(some: Iterable[Run], constants: Constants) -> np.ndarray:
     return np.array([np.divide(run.times(constants), run.measured) for run in some])
 
 
-def loss(some: list[Run], constants: Constants) -> float:
-    """Return what the search makes small: mean cut |logarithm| of TTFT, and of TPOT with its weight."""
-    off = np.minimum(np.nan_to_num(np.abs(np.log(errors(some, constants))), nan=CUT), CUT).mean(axis=0)
-    return float(off[0] + TPOT_WEIGHT * off[1])
-
-
-def fitted(some: list[Run], *known: Constants) -> Constants:
-    """Return the constants that a search along one after the other finds on a sample of runs, from the best of STARTS
-    and of constants that are known.
+def spread(count: int) -> np.ndarray:
+    """Return points that fill the unit cube evenly, count x constants: the additive sequence of the generalised golden
+    ratio (Roberts, The unreasonable effectiveness of quasirandom sequences, 2018).
     """
-    told = [run for run in some if run.told]
-    sample = told[:: -(-len(told) // SAMPLE)]
-    best, step = min([*STARTS, *known], key=lambda start: loss(sample, start)), dict(STEPS)
-    least = loss(sample, best)
-    for _ in range(ROUNDS):
-        for name in STEPS:
-            found, least = along(sample, best, least, name, step[name])
-            if found == best:
-                step[name] /= 2.0
-            best = found
-    return best
+    ratio = 2.0
+    for _ in range(64):
+        ratio = (1.0 + ratio) ** (1.0 / (len(REACH) + 1))
+    return (0.5 + np.outer(np.arange(1, count + 1), ratio ** -np.arange(1.0, len(REACH) + 1))) % 1.0
 
 
-def along(sample: list[Run], best: Constants, least: float, name: str, step: float) -> tuple[Constants, float]:
-    """Return the constants after moves of one constant, up or else down, for as long as they help, and their loss."""
-    for sign in (1.0, -1.0):
-        here, reached = best, least
-        while True:
-            value = max(LEAST.get(name, 0.0), here[name] + sign * step)
-            there = {**here, name: value}
-            got = loss(sample, there) if value != here[name] else reached
-            if got > reached - 1e-4:
-                break
-            here, reached = there, got
-        if here is not best:
-            return here, reached
-    return best, least
+def placed(points: np.ndarray) -> np.ndarray:
+    """Return the shares of their reach that points of the unit cube stand for: closer where a constant is small."""
+    return np.where([low == 0.0 for low, _ in REACH.values()], points**2, points)
+
+
+def constants_at(point: np.ndarray) -> Constants:
+    """Return the constants at a point of the unit cube."""
+    shares = placed(point)
+    return {name: low + share * (high - low) for share, (name, (low, high)) in zip(shares, REACH.items(), strict=True)}
+
+
+def terms(points: np.ndarray) -> np.ndarray:
+    """Return the terms of a quadratic in the constants, points x terms."""
+    shares = placed(points)
+    first, second = np.triu_indices(len(REACH))
+    return np.hstack([np.ones((len(points), 1)), shares, shares[:, first] * shares[:, second]])
+
+
+@dataclass(frozen=True)
+class Box:
+    """A part of the unit cube: its lowest and highest corner."""
+
+    low: np.ndarray
+    high: np.ndarray
+
+    def spread(self, count: int) -> np.ndarray:
+        """Return points that fill the box evenly, count x constants."""
+        return self.low + spread(count) * (self.high - self.low)
+
+
+CUBE = Box(np.zeros(len(REACH)), np.ones(len(REACH)))
+
+
+def around(points: list[np.ndarray]) -> Box:
+    """Return the smallest box of some points, with a margin, inside the unit cube."""
+    return Box(
+        np.maximum(np.min(points, axis=0) - MARGIN, 0.0),
+        np.minimum(np.max(points, axis=0) + MARGIN, 1.0),
+    )
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Times of runs in a box over the measured, as quadratics in the constants, terms x runs x 2."""
+
+    box: Box
+    coefficients: np.ndarray
+
+    def loss(self, points: np.ndarray) -> np.ndarray:
+        """Return what the search makes small, for each point: the mean cut error of TTFT, and of TPOT weighted."""
+        off = np.minimum(np.abs(np.tensordot(terms(points), self.coefficients, 1) - 1.0), CUT).mean(axis=1)
+        return off[:, 0] + TPOT_WEIGHT * off[:, 1]
+
+    def lowest(self) -> np.ndarray:
+        """Return the point of the least loss found: clouds that shrink around the best of many looks."""
+        draws = np.random.default_rng(0)
+        looks = self.box.spread(LOOKS)
+        losses = np.concatenate([self.loss(part) for part in np.array_split(looks, LOOKS // 256)])
+        found = [self.followed(looks[i], float(losses[i]), draws) for i in np.argsort(losses)[:BEST]]
+        return min(found, key=lambda pair: pair[0])[1]
+
+    def followed(self, point: np.ndarray, least: float, draws: np.random.Generator) -> tuple[float, np.ndarray]:
+        """Return the least loss and its point that clouds around a point lead to; without gain they shrink."""
+        size = 0.15 * (self.box.high - self.box.low)
+        for _ in range(ROUNDS):
+            moved = draws.random((CLOUD, len(REACH))) < 0.4
+            step = size * draws.standard_normal(moved.shape) * moved
+            cloud = np.clip(point + step, self.box.low, self.box.high)
+            losses = self.loss(cloud)
+            best = int(losses.argmin())
+            if losses[best] < least:
+                point, least = cloud[best], float(losses[best])
+            else:
+                size = 0.8 * size
+        return least, point
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """Runs of a recipe and their (TTFT, TPOT) at points of a box, runs x points x 2; nan for those no search sees."""
+
+    some: list[Run]
+    box: Box
+    times: np.ndarray
+
+    def lowest(self, without: frozenset[str] = frozenset()) -> np.ndarray:
+        """Return the point found on all runs that are told apart, but for those of some configurations."""
+        good = [
+            i
+            for i, run in enumerate(self.some)
+            if run.configuration not in without and np.isfinite(self.times[i]).all()
+        ]
+        count = self.times.shape[1]
+        ratios = self.times[good] / np.array([self.some[i].measured for i in good])[:, None]
+        values = np.moveaxis(ratios, 0, 1).reshape(count, -1)
+        coefficients = np.linalg.lstsq(terms(self.box.spread(count)), values)[0]
+        return Surface(self.box, coefficients.reshape(-1, len(good), 2)).lowest()
+
+
+def simulated(some: list[Run], box: Box, count: int) -> Simulated:
+    """Return the runs with their times at `count` points of a box, found on all cores."""
+    HELD[:] = some  # for the processes to come: what a run holds is not sent
+    points = [constants_at(point) for point in box.spread(count)]
+    times = np.full((len(some), count, 2), np.nan)
+    told = [i for i, run in enumerate(some) if run.told]
+    with get_context("fork").Pool() as pool:
+        for i, found in zip(told, pool.imap(partial(times_of_held, points), told), strict=True):
+            times[i] = found
+    return Simulated(some, box, times)
+
+
+def times_of_held(points: list[Constants], index: int) -> np.ndarray:
+    """Return the (TTFT, TPOT) of a run that is held at each point."""
+    return np.array([HELD[index].times(constants) for constants in points])
+
+
+def folds(some: list[Run]) -> list[frozenset[str]]:
+    """Return fifths of the configurations of some runs; none where there is only one."""
+    names = sorted({run.configuration for run in some})
+    count = min(FOLDS, len(names))
+    return [frozenset(names[fold::count]) for fold in range(count)] if count > 1 else []
+
+
+def found_and_held(some: list[Run]) -> tuple[Constants, list[tuple[np.ndarray, list[int]]]]:
+    """Return the constants found on all runs, and of each fold (simulated / measured, rows of each run) with those
+    found without it.
+
+    The box that is looked at more closely holds what was found with and without each fold; a fold's own constants are
+    then again the lowest of a loss that it is not part of.
+    """
+    parts = folds(some)
+    far = simulated(some, CUBE, POINTS)
+    box = around([far.lowest(), *(far.lowest(part) for part in parts)])
+    near = simulated(some, box, CLOSER)
+    held = []
+    for part in parts:
+        left = [run for run in some if run.configuration in part]
+        held.append((errors(left, constants_at(near.lowest(part))), [run.rows for run in left]))
+    return constants_at(near.lowest()), held
 
 
 def said(what: str, off: np.ndarray) -> str:
@@ -189,34 +311,19 @@ def said(what: str, off: np.ndarray) -> str:
     return f"{what}, {len(off)} runs: {', '.join(parts)}"
 
 
-def cross_fitted(some: list[Run]) -> list[tuple[np.ndarray, list[int]]]:
-    """Return (simulated / measured, rows of each run) of each fold of configurations, with constants fitted without
-    it.
-    """
-    names = sorted({run.configuration for run in some})
-    count = min(FOLDS, len(names))
-    folds = [set(names[fold::count]) for fold in range(count)] if count > 1 else []
-    out = []
-    for fold in folds:
-        rest = [run for run in some if run.configuration not in fold]
-        left = [run for run in some if run.configuration in fold]
-        out.append((errors(left, fitted(rest)), [run.rows for run in left]))
-    return out
-
-
 def main(directory: Path, wanted: list[str]) -> None:
     """Fit, cross-fit and print."""
     everything: list[tuple[np.ndarray, list[int]]] = []
     for name, some in sorted(runs(directory, wanted).items()):
         bounds = some[0].setup.kinds[0].limits
-        start = {key: float(getattr(bounds, key)) for key in STEPS}
+        start = {key: float(getattr(bounds, key)) for key in REACH}
         start["eager"] = engine(name).eager_launch
         start["prompt_step"] = engine(name).prompt_step
-        found = fitted(some, start)
+        found, held = found_and_held(some)
         print(name, {key: float(f"{value:.3g}") for key, value in found.items()})
         print(said("  before", errors(some, start)))
         print(said("  fitted on all", errors(some, found)))
-        held = cross_fitted(some) or [(errors(some, found), [run.rows for run in some])]
+        held = held or [(errors(some, found), [run.rows for run in some])]
         everything += held
         print(said(f"  cross-fitted in {len(held)} folds", np.concatenate([off for off, _ in held])), flush=True)
     print(said("All, cross-fitted, each run once", np.concatenate([off for off, _ in everything])))

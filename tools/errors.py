@@ -13,26 +13,43 @@ from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
-from taygeta.validate.intervals import OTHERS, STRANGERS, ErrorConstant, Residuals, constants
+from taygeta.spec.fields import ERROR_KINDS
+from taygeta.validate.intervals import KERNELS, OTHERS, STRANGERS, ErrorConstant, Residuals, constants
 from taygeta.validate.run import validate
 from taygeta.validate.systems import Systems
 
 DATA = Path(str(resources.files("taygeta") / "data"))
+# The kernel of each constant's name: attention_decode is of attention.
+FIELDS_OF = {
+    name: kernel
+    for kernel in KERNELS
+    for name in (kernel, *(f"{kernel}_{kind}" for kind in ERROR_KINDS.get(kernel, {})))
+}
 TABLES = "tables of AIConfigurator (commit 095f58a8) and Vidur (7d475133)"
 
 
 def rewritten(text: str, found: Mapping[str, ErrorConstant], ranged: bool) -> str:
-    """Return the text of a chip or family file with its error constants replaced. ranged: as an assumption."""
-    for kernel, c in found.items():
-        told = f"computed by tools/errors.py on {TABLES}: {c.source}"
-        told += f"; {c.rows:,} rows, {c.inside:.0%} inside, high / low {c.width:.2f}" if c.rows else ""
-        entry = (
-            f'{{ low = {c.value}, nominal = {c.value}, high = {c.value}, reason = "{told}" }}'
-            if ranged
-            else f'{{ value = {c.value}, source = "{told}" }}'
-        )
-        text = re.sub(rf"^error\.{kernel} = .*$", lambda _, e=entry, k=kernel: f"error.{k} = {e}", text, flags=re.M)
-    return text
+    """Return the text of a chip or family file with its error constants replaced: those of a kernel's kinds stand below
+    the kernel's, which the text has. ranged: as an assumption.
+    """
+    out: list[str] = []
+    for line in text.splitlines(keepends=True):
+        name = re.match(r"error\.(\w+) = ", line)
+        if name is None or name[1] not in FIELDS_OF:
+            out.append(line)
+        elif name[1] == FIELDS_OF[name[1]]:
+            kinds = [n for n, kernel in FIELDS_OF.items() if kernel == name[1] and n in found]
+            out += [f"error.{n} = {entry(found[n], ranged)}\n" for n in kinds] or [line]
+    return "".join(out)
+
+
+def entry(c: ErrorConstant, ranged: bool) -> str:
+    """Return a constant with what told it as a chip file has it. ranged: as an assumption."""
+    told = f"computed by tools/errors.py on {TABLES}: {c.source}"
+    told += f"; {c.rows:,} rows, {c.inside:.0%} inside, high / low {c.width:.2f}" if c.rows else ""
+    if ranged:
+        return f'{{ low = {c.value}, nominal = {c.value}, high = {c.value}, reason = "{told}" }}'
+    return f'{{ value = {c.value}, source = "{told}" }}'
 
 
 def main(directory: Path) -> None:
@@ -42,6 +59,11 @@ def main(directory: Path) -> None:
     for name, kernels in found.items():
         for c in kernels.values():
             print(c.line(name))
+    write(found)
+
+
+def write(found: Mapping[str, Mapping[str, ErrorConstant]]) -> None:
+    """Replace the constants in the files of chips and families."""
     for path in sorted((DATA / "chips").glob("*.toml")):
         if path.stem in found:
             path.write_text(rewritten(path.read_text(encoding="utf-8"), found[path.stem], False), encoding="utf-8")

@@ -52,6 +52,7 @@ def bounds(**changes: Any) -> Limits:
         host_piece=0.0, intake_steps=1, wait_steps=0, wait_share=1.0, host_step=0.0, host_request=0.0, overlaps_host=0,
         captured_tokens=0, eager=0.0, prompt_step=0.0, intake_request=0.0, intake_token=0.0, emit_token=0.0,
         stream_interval=1, streams_first=1, verified=1, draft=0.0, prompt_slowdown=1.0, plans_ahead=0, first_delay=0.0,
+        compile_pieces=0.0,
     )  # fmt: skip
     return plain._replace(**changes)
 
@@ -139,7 +140,7 @@ def _kind(draw: np.random.Generator, role: str, hash_tokens: int, drafted: int) 
         host_pieces=some(0, 3, 10) if hash_tokens else 0, host_piece=some(0.001, 0.1), intake_steps=some(1, 1, 4),
         wait_steps=some(0, 0, 3), wait_share=0.5, host_step=some(0.0, 0.002), host_request=some(0.0, 1e-4),
         overlaps_host=some(0, 1), eager=some(0.0, 0.02), prompt_step=some(0.0, 0.003), intake_request=some(0.0, 0.001),
-        captured_tokens=some(0, 0, 12),
+        captured_tokens=some(0, 0, 12), compile_pieces=some(0.0, 0.0, 0.3),
         intake_token=some(0.0, 1e-5), emit_token=some(0.0, 1e-4), stream_interval=some(1, 1, 4),
         streams_first=some(0, 1), verified=verified, draft=drafted * 0.05,
         prompt_slowdown=some(1.0, 1.25), plans_ahead=some(0, 0, 1), first_delay=some(0.0, 0.005),

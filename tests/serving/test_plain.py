@@ -149,6 +149,13 @@ def test_prompts_run_slower_and_first_tokens_come_late() -> None:
     assert (a.start[0], a.first[0], a.end[0]) == (0.0, 2.0, 2.5)
 
 
+def test_the_first_prompt_in_pieces_waits_for_their_kernels() -> None:
+    """Prompts of 4 tokens fit a step of 4; one of 6 is cut, and its first piece takes 10 seconds more, once."""
+    limits = bounds(token_budget=4, compile_pieces=10.0)
+    a = run_plain(setup_of(traffic([0.0, 1.0, 20.0], [4, 6, 6], 1), SECOND, limits))
+    assert a.first.tolist() == [1.0, 13.0, 22.0]
+
+
 def test_planning_ahead_sees_what_was_there_a_step_ago() -> None:
     """What comes within the first step waits for the third, because the second is planned already."""
     a = run_plain(setup_of(traffic([0.0, 0.5], 4, 5), SECOND, bounds(plans_ahead=1)))

@@ -125,6 +125,15 @@ def test_a_release_decides_what_its_script_set() -> None:
     assert launched("vllm@inferencex", dense).captured_tokens == 512
 
 
+def test_old_releases_compile_as_they_go() -> None:
+    latent = replace(case("deepseek-ai/DeepSeek-R1", "b200", 8), prompt=1024, answer=1024, requests=64)
+    releases = ((), (0,), (0, 5, 6), (0, 5, 9))
+    found = [launched("sglang@inferencex", replace(latent, release=release)) for release in releases]
+    assert [engine.compile_pieces for engine in found] == [0.0, 18.0, 18.0, 0.0]
+    narrow = replace(latent, weights="nvfp4", release=(0,))
+    assert launched("sglang@inferencex", narrow).compile_pieces == 68.0
+
+
 def test_compiled_dense_layers_and_flash_attention_show_no_launches() -> None:
     found = {
         (name, system): launched("vllm@inferencex", case(name, system, 8))

@@ -22,6 +22,7 @@ from taygeta.app.validate import calibrate as command
 from taygeta.base.errors import InputError
 from taygeta.cost.silicon import silicon
 from taygeta.spec.catalog import chip as find_chip
+from taygeta.spec.fields import ERROR_KINDS
 from taygeta.validate import calibrate, gemm, moe, tables
 from taygeta.validate.fit import nelder_mead, with_constants
 from taygeta.validate.formats import stored
@@ -76,6 +77,10 @@ def test_the_chip_file_can_be_used_and_carries_its_provenance(tmp_path):
     assert "gemm: 108 rows of h100_sxm, bfloat16, trtllm; fitted 2026-01-02" in entry["source"]
     assert "mean error" in entry["reason"]
     assert chip.constants["error.matmul"] < 0.02
+    mine = {kind: chip.constants[f"error.matmul_{kind}"] for kind in ERROR_KINDS["matmul"]}
+    theirs = {kind: find_chip("h100").constants[f"error.matmul_{kind}"] for kind in ERROR_KINDS["matmul"]}
+    assert mine["trtllm_near"] == mine["trtllm_far"] == chip.constants["error.matmul"]  # what its rows tell
+    assert {k for k in mine if mine[k] != theirs[k]} == {"trtllm_near", "trtllm_far"}
     others = {p: v for p, v in find_chip("h100").constants.items() if p.startswith("attention")}
     assert {p: chip.constants[p] for p in others} == others
 
@@ -151,6 +156,9 @@ def test_every_kind_of_table_is_fitted(write):
             frame.with_columns(answered["predicted_s"].alias("latency_s") * 1.3).write_parquet(path)
     _, fits = calibrate.calibrate(directory, "h100")
     assert {found.kernel for found in fits} == {"attention", "experts", "collective"}
+    assert sorted(found.kinds for found in fits) == [
+        ("decode",), ("library_near", "library_far"), ("prefill",), ("trtllm_near", "trtllm_far"),
+    ]  # fmt: skip
     for found in fits:
         assert found.mape < 0.25
         for name, value in found.values.items():

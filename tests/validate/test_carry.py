@@ -27,7 +27,7 @@ from taygeta.validate.held_out import HELD_OUT, UNMEASURED, carried_to, family_o
 from taygeta.validate.intervals import Residuals
 from taygeta.validate.markdown import report
 from taygeta.validate.run import answer_frame, validate
-from taygeta.validate.systems import Systems
+from taygeta.validate.systems import System, Systems
 from taygeta.validate.tables import TABLES
 
 MEASURED = ("a100", "h100", "h200", "b200", "l40s")
@@ -172,6 +172,46 @@ def test_a_family_without_sources_takes_errors_that_other_families_tell(write):
         carried_to(systems.get("l40s"), sources, found, "experts")[0].constants["error.experts"]
         == (unmeasured["error.experts"])
     )
+
+
+def test_kinds_of_a_left_out_family_are_told_apart_and_never_by_its_own_rows(write):
+    """Rows of vLLM off by 30 %, of TensorRT-LLM by nothing but what carrying loses; the target's by a factor of e."""
+    systems = Systems()
+    table = next(t for t in TABLES if t.name == "gemm")
+    lent: list[dict[str, float]] = []
+    for factor in (1.0, 2.718):
+        rows = pl.DataFrame(
+            [
+                gemm_row(gpu=g, m=m, framework=name)
+                for g in ("a100_sxm", "h100_sxm", "l40s") for name in ("trtllm", "vllm") for m in range(1, 61)
+            ]
+        )  # fmt: skip
+        predicted = answer_frame(table, rows, Lent(systems, carried_from_rest))["predicted_s"]
+        off = pl.when(pl.col("gpu") == "l40s").then(factor).when(pl.col("framework") == "vllm").then(1.3).otherwise(1.0)
+        rows = rows.with_columns(latency_s=predicted * off)
+        found = Residuals(list(validate(write("gemm", rows.to_dicts()), systems)), systems)
+        sources = [ported(systems.get(name)) for name in ("a100", "h100")]
+        constants = carried_to(systems.get("l40s"), sources, found, "matmul")[0].constants
+        lent.append({path: value for path, value in constants.items() if path.startswith("error.")})
+    assert lent[0] == lent[1]
+    assert lent[0]["error.matmul_vllm_near"] == pytest.approx(0.3, abs=2e-3)
+    assert lent[0]["error.matmul_trtllm_near"] == pytest.approx(0.0, abs=2e-3)
+
+
+def carried_from_rest(system: System) -> tuple[Chip, ...]:
+    """A100 with constants of H100, H100 with those of A100, as they tell of L40S; L40S with both."""
+    names = [name for name in ("a100", "h100") if name != system.chip.id]
+    return carried_corners(system, [ported(Systems().get(name)) for name in names])
+
+
+def test_steps_of_a_family_s_chip_have_the_larger_of_its_error_and_of_other_families_benchmarks(monkeypatch):
+    systems = Systems()
+    h100, found = systems.get("h100"), Residuals([], systems)
+    for told, expected in ((0.9, 0.9), (0.001, h100.error("step"))):
+        monkeypatch.setattr("taygeta.validate.held_out.unseen_steps", lambda found, family, told=told: told)
+        constants = carried_to(systems.get("h200"), [h100.chip], found, "step")[0].constants
+        assert constants["error.step"] == expected
+        assert constants["error.matmul_vllm_far"] == h100.error("matmul", "vllm_far")
 
 
 def test_constants_are_carried_once_between_ports():

@@ -39,6 +39,7 @@ _RANK_COUNTS = (
 )
 _REPLICA_COUNTS = (
     "kind first_rank queue outstanding blocked tickets front steps waited unseen up wanted lives log_rows log_stride"
+    " compiled"
 )
 _REPLICA_TIMES = "intake emitted ends started busy sends receives ready since active"
 _RUN_COUNTS = (

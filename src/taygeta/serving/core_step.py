@@ -98,6 +98,9 @@ def begin(s, bounds, n, now):
         device *= bounds.prompt_slowdown
         if tokens > bounds.captured_tokens:
             device = max(device, bounds.eager) + bounds.prompt_step
+        if bounds.compile_pieces > 0.0 and not replica.compiled and takes_piece(s, first, last):
+            device += bounds.compile_pieces
+            replica.compiled = 1
     elif bounds.draft > 0.0:
         device += bounds.draft * device
     host = bounds.host_step + bounds.host_request * sequences
@@ -120,6 +123,18 @@ def prompt_tokens(s, rank):
             total += q.new
         r = q.plan_next
     return total
+
+
+def takes_piece(s, first, last):
+    """Return whether a plan of these ranks leaves a prompt unfinished."""
+    for k in range(first, last):
+        r = rank_of(s, k).plan_first
+        while r != NONE:
+            q = request_of(s, r)
+            if q.computed + q.new < q.prompt:
+                return True
+            r = q.plan_next
+    return False
 
 
 def device_seconds(s, bounds, first, last, micro):

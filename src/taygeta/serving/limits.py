@@ -72,6 +72,7 @@ class Limits(NamedTuple):
     eager: float
     prompt_step: float
     prompt_slowdown: float
+    compile_pieces: float
     plans_ahead: int
     first_delay: float
     intake_request: float
@@ -142,6 +143,7 @@ def limits(
         eager=e.eager_launch * kernels(d) if e.eager_launch else 0.0,
         prompt_step=e.prompt_step,
         prompt_slowdown=e.prompt_slowdown,
+        compile_pieces=e.compile_pieces,
         plans_ahead=int(e.plans_ahead),
         first_delay=e.first_delay,
         intake_request=e.intake_request,

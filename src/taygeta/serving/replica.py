@@ -59,6 +59,7 @@ class Replica:
         self.plans: list[Plan] = []
         self.started = 0.0
         self.steps = self.waited = 0
+        self.compiled = False  # kernels for prompts in pieces
         self.unseen = 0  # steps since it last looked at arrivals; all it may be after one with prompts
         self.tickets = 0
         self.front = -1  # tickets of those that go to the front of the queue
@@ -141,6 +142,8 @@ class Replica:
             tokens = max(len(decodes) + sum(new for _, new in pieces) for decodes, pieces in work)
             if tokens > bounds.captured_tokens:
                 device = max(device, bounds.eager) + bounds.prompt_step
+            if bounds.compile_pieces and not self.compiled and _takes_piece(work):
+                device, self.compiled = device + bounds.compile_pieces, True
         elif bounds.draft > 0.0:
             device += bounds.draft * device
         host = bounds.host_step + bounds.host_request * sequences
@@ -297,6 +300,11 @@ def _check(plan: Plan, limits: Limits) -> None:
 
 def _split(plan: Plan) -> Work:
     return [r for r, _ in plan if r.decodes], [(r, new) for r, new in plan if not r.decodes]
+
+
+def _takes_piece(work: Sequence[Work]) -> bool:
+    """Return whether a plan leaves a prompt unfinished."""
+    return any(r.computed + new < r.prompt for _, pieces in work for r, new in pieces)
 
 
 def _device_seconds(tables: Tables, work: Sequence[Work], micro: float) -> float:

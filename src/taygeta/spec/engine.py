@@ -51,10 +51,12 @@ class Engine:
     up to which a step that holds prompts is replayed from captured graphs. eager_launch: seconds in which the host
     launches a kernel of a longer one, and prompt_step: seconds that such a step takes beyond. prompt_slowdown: what
     the kernels of every step with prompts take over what is modelled, since engines choose and fuse them for decodes
-    and long steps run hot. intake_request, intake_token: seconds for which a request,
-    and each token of its prompt, keeps the front end before the scheduler sees it. first_delay: seconds that a first
-    token takes on its way to the client beyond those that follow it. emit_token: seconds of the front end for an
-    emitted chunk of tokens. stream_interval: tokens that leave together; streams_first: the first leaves alone.
+    and long steps run hot. compile_pieces: seconds in which an engine that was not warmed up compiles kernels, once,
+    in the first step that takes only a piece of a prompt: those for the pieces to come. intake_request, intake_token:
+    seconds for which a request, and each token of its prompt, keeps the front end before the scheduler sees it.
+    first_delay: seconds that a first token takes on its way to the client beyond those that follow it. emit_token:
+    seconds of the front end for an emitted chunk of tokens. stream_interval: tokens that leave together;
+    streams_first: the first leaves alone.
     first_error: held-out error of a TTFT beyond that of its steps.
 
     Kernels. fused_all_reduce: the all-reduce, the residual add and the norm are one kernel. fused_epilogues: rotary
@@ -101,6 +103,7 @@ class Engine:
     eager_launch: float = 0.0
     prompt_step: float = 0.0
     prompt_slowdown: float = 1.0
+    compile_pieces: float = 0.0
     plans_ahead: bool = False
     first_delay: float = 0.0
     intake_request: float = 0.0
@@ -143,6 +146,7 @@ _DIMENSIONS = {
     "eager_launch": units.SECONDS,
     "prompt_step": units.SECONDS,
     "prompt_slowdown": units.RATIO,
+    "compile_pieces": units.SECONDS,
     "first_delay": units.SECONDS,
     "intake_request": units.SECONDS,
     "intake_token": units.SECONDS,

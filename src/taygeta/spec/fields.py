@@ -8,6 +8,7 @@ one rank.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from taygeta.base import units
@@ -197,8 +198,36 @@ BLOCK = "_block"  # after the name of a library: its kernels for fp8 with scales
 _PER_LIBRARY = tuple(
     f"experts.{name}" for name in ("tensor_efficiency", "vector_share", "launches", "per_expert", "row_elements")
 )
-# Held-out errors: the ratio within which 80 % of measurements on silicon that was not fitted lie, minus one.
+# Held-out errors: the ratio within which 80 % of measurements on silicon that was not fitted lie, minus one. Kinds of a
+# kernel's rows that taygeta.validate.kinds tells apart have errors of their own, as error.attention_decode; a chip file
+# that states only error.attention means it for both.
 _ERRORS = ("step", "matmul", "attention", "experts", "collective")
+MEASURED_LIBRARIES = ("trtllm", "vllm", "sglang")  # engines whose kernels were measured, as tables name them
+NEAR, FAR = "near", "far"
+
+
+def _by_distance(makers: Mapping[str, str]) -> dict[str, str]:
+    how = {NEAR: "at most twice the roofline", FAR: "more than twice the roofline"}
+    return {f"{maker}_{d}": f"{what}, {far}" for maker, what in makers.items() for d, far in how.items()}
+
+
+_BY_LIBRARY = _by_distance({name: f"by kernels of {name}" for name in MEASURED_LIBRARIES})
+ERROR_KINDS: Mapping[str, Mapping[str, str]] = {
+    "matmul": _BY_LIBRARY,
+    "attention": {"prefill": "of prompts", "decode": "of single tokens"},
+    "experts": _BY_LIBRARY,
+    "collective": {
+        **_by_distance(
+            {
+                "library": "by sums and gathers of a library",
+                "torch": "by sums and gathers of a library called through PyTorch",
+                "direct": "by one-shot and two-shot kernels",
+                "send": "by transfers between two chips, alone or all to all",
+            }
+        ),
+        "bridge": "by transfers over a bridge of two cards",
+    },
+}
 
 
 def _calibration() -> tuple[Field, ...]:
@@ -214,8 +243,12 @@ def _calibration() -> tuple[Field, ...]:
             for library in (*LIBRARIES, *(own + BLOCK for own in LIBRARIES), *FORMATS):
                 path = f"calibration.experts.{library}.{name.partition('.')[2]}"
                 out.append(Field(path, dimension, f"{name} of {library} kernels: {meaning}", more))
-    errors = [Field(f"calibration.error.{n}", units.RATIO, f"held-out error of {n} predictions") for n in _ERRORS]
-    return (*out, *errors)
+    for name in _ERRORS:
+        out.append(Field(f"calibration.error.{name}", units.RATIO, f"held-out error of {name} predictions"))
+        for kind, which in ERROR_KINDS.get(name, {}).items():
+            path = f"calibration.error.{name}_{kind}"
+            out.append(Field(path, units.RATIO, f"held-out error of {name} predictions {which}"))
+    return tuple(out)
 
 
 FIELDS: dict[str, Field] = {f.path: f for f in _fields()}

@@ -46,11 +46,11 @@ class Answers:
         index: np.ndarray,
         runs: Sequence[np.ndarray],
         roofline: np.ndarray,
-        error: float,
+        error: float | np.ndarray,
         parts: Sequence[str] = PARTS,
     ) -> None:
         """Enter times. runs: outputs of a loop at the nominal values and at the corners; error: of held-out
-        silicon.
+        silicon, of all rows or of each.
         """
         nominal = runs[0][:, 0]
         self.predicted[index] = nominal
@@ -60,7 +60,7 @@ class Answers:
 
 
 def widen_columns(
-    nominal: np.ndarray, corners: Sequence[np.ndarray], error: float
+    nominal: np.ndarray, corners: Sequence[np.ndarray], error: float | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return (low, high) of every row: taygeta.base.interval.widen, on columns."""
     residual = np.log1p(error)

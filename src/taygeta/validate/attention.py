@@ -17,6 +17,7 @@ from taygeta.cost.surface import attentions
 from taygeta.spec.chip import Chip
 from taygeta.validate.answers import Answers, column, groups
 from taygeta.validate.formats import element_bytes, stored
+from taygeta.validate.kinds import attention_kind
 from taygeta.validate.libraries import (
     CHUNK,
     COPIES,
@@ -80,7 +81,7 @@ def answer(frame: polars.DataFrame, systems: Systems) -> Answers:
             out.refuse(index, str(error))
             continue
         floor = roofline(shapes[index], system.chip, element, multiplied)
-        out.put(index, runs, floor, system.error("attention"))
+        out.put(index, runs, floor, system.error("attention", attention_kind(decode)))
         empty = (shapes[index][:, [0, 1, 4, 5, 6]] < 1.0).any(axis=1)
         out.refuse(index[empty], "nothing to attend to: a size is 0.")
     return out

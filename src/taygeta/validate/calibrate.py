@@ -15,9 +15,10 @@ from taygeta.base import units
 from taygeta.base.errors import InputError, require
 from taygeta.spec.catalog import sheet
 from taygeta.spec.fields import FIELDS
-from taygeta.validate import comm, quirks
+from taygeta.validate import quirks
 from taygeta.validate.fit import LINK_LATENCY, Fit, fit, with_constants
 from taygeta.validate.fit_kernels import problems
+from taygeta.validate.kinds import FUSED
 from taygeta.validate.run import answer_frame
 from taygeta.validate.systems import System, Systems
 from taygeta.validate.tables import Table, find_tables, read_table
@@ -76,7 +77,7 @@ def _rows(
         frame = frame.with_columns(answered["impossible"])
     frame = frame.filter(quirks.apply(table.name, frame)[0])
     names = frame.group_by(maker).len().sort("len", maker, descending=[True, False])[maker].to_list()
-    names = [name for name in names if comm.FUSED not in name] or names
+    names = [name for name in names if FUSED not in name] or names
     chosen = next((name for name in (framework, *REFERENCES) if name in names), names[0] if names else "")
     return frame.filter(pl.col(maker) == chosen)
 
@@ -101,7 +102,11 @@ def chip_file(system: System, fits: Sequence[Fit], today: datetime.date) -> str:
         for name, value in found.values.items():
             full = name if name == LINK_LATENCY else f"calibration.{name}"
             _set(document, full, entry(full, value, found, name, today))
-        _set(document, f"calibration.error.{found.kernel}", _error_entry(fits, found.kernel, today))
+        same = [f for f in fits if f.kernel == found.kernel]
+        _set(document, f"calibration.error.{found.kernel}", _error_entry(same, today))
+        for kind in found.kinds:
+            told = _error_entry([f for f in same if kind in f.kinds], today)
+            _set(document, f"calibration.error.{found.kernel}_{kind}", told)
     return f"# Calibrated by `taygeta calibrate` on {today.isoformat()}.\n\n" + dump(document)
 
 
@@ -121,8 +126,8 @@ def entry(path: str, value: float, found: Fit, name: str, today: datetime.date) 
     }
 
 
-def _error_entry(fits: Sequence[Fit], kernel: str, today: datetime.date) -> dict[str, Any]:
-    worst = max((f for f in fits if f.kernel == kernel), key=lambda f: f.held_out)
+def _error_entry(fits: Sequence[Fit], today: datetime.date) -> dict[str, Any]:
+    worst = max(fits, key=lambda f: f.held_out)
     source = f"{worst.source}; fitted {today.isoformat()}: covers 80 % of rows left out of five fits"
     return {"value": float(f"{worst.held_out:.4g}"), "source": source}
 

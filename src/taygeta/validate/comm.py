@@ -14,6 +14,7 @@ from taygeta.cost.silicon import link_of
 from taygeta.cost.surface import collectives
 from taygeta.spec.chip import Chip
 from taygeta.validate.answers import Answers, column, groups
+from taygeta.validate.kinds import FUSED, PAIRS, collective_kinds
 from taygeta.validate.libraries import all_reduce_library
 from taygeta.validate.systems import Systems
 
@@ -29,12 +30,10 @@ OPERATIONS = {
     "p2p": loops.SEND,
     "send": loops.SEND,
 }
-PAIRS = "_pairwise_nvlink"  # systems of PCIe cards, joined two by two by a bridge
 # B/s per direction of an NVLink bridge: 600 GB/s both ways (NVIDIA A100 PCIe and H100 NVL datasheets)
 BRIDGE = 300e9
 PAIR = 2
 NOT_SUMMED = ("int8", "uint8")  # elements that a switch does not add (NCCL documentation: NVLink SHARP)
-FUSED = "custom"  # libraries of one-shot and two-shot kernels, which fall back to a ring for long messages
 
 
 def answer(frame: polars.DataFrame, systems: Systems) -> Answers:
@@ -62,7 +61,9 @@ def answer(frame: polars.DataFrame, systems: Systems) -> Answers:
                 collectives(rows, x, s.collective._replace(**own))
                 for x, s in zip(links, system.silicons, strict=True)
             ]
-            out.put(use, runs, roofline(rows, links[0]), system.error("collective"), loops.LINK_PARTS)
+            floor = roofline(rows, links[0])
+            kinds = collective_kinds(op, library, gpu.endswith(PAIRS), runs[0][:, 0], floor)
+            out.put(use, runs, floor, system.errors("collective", kinds), loops.LINK_PARTS)
     return out
 
 

@@ -37,6 +37,7 @@ from taygeta.validate.systems import Systems
 if TYPE_CHECKING:
     import polars
 
+UNNAMED = (0,)  # release of runs that name none: older than those that do
 NO_WORKERS = "prefill and decode run on workers of their own, and the row does not say on how many."
 
 
@@ -265,5 +266,5 @@ def row_of(values: dict[str, Any]) -> Row:
         workers,
         formats_of(values),
         harness_of(values, round(in_flight)),
-        release_of(values.get("backend_version") or ""),
+        release_of(version) if (version := values.get("backend_version")) else UNNAMED,
     )

@@ -37,7 +37,7 @@ class Constant:
 @dataclass(frozen=True)
 class Problem:
     """Rows to fit on. predict(chip, rows) returns seconds for the rows with these indices; source says what
-    the rows are.
+    the rows are, kinds of which kinds of taygeta.validate.kinds.
     """
 
     kernel: str
@@ -45,6 +45,7 @@ class Problem:
     measured: np.ndarray
     predict: Callable[[Chip, np.ndarray], np.ndarray]
     source: str
+    kinds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Fit:
     median: float
     held_out: float
     source: str
+    kinds: tuple[str, ...] = ()
 
 
 def with_constants(chip: Chip, values: Mapping[str, float]) -> Chip:
@@ -101,6 +103,7 @@ def fit(problem: Problem, chip: Chip) -> Fit:
         float(np.median(error)),
         float(np.expm1(np.quantile(np.abs(np.concatenate(left)), INSIDE))),
         problem.source,
+        problem.kinds,
     )
 
 

@@ -20,6 +20,7 @@ from taygeta.validate import attention, comm, gemm, moe
 from taygeta.validate.answers import column, groups
 from taygeta.validate.fit import LINK_LATENCY, Constant, Problem
 from taygeta.validate.formats import element_bytes, stored
+from taygeta.validate.kinds import attention_kind, collective_kinds, library_kinds
 from taygeta.validate.systems import System
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def _gemm(frame: polars.DataFrame, system: System) -> list[Problem]:
 
         constants = MATMUL if wide and not out else _narrow(found)
         out.append(
-            Problem("matmul", constants, column(part, "latency_s"), predict, _source("gemm", part, dtype))
+            Problem("matmul", constants, column(part, "latency_s"), predict, _source("gemm", part, dtype), _kinds(part))
         )
     return out
 
@@ -168,7 +169,8 @@ def _attention(
         return out
 
     what = "prefill" if "isl" in frame.columns else "decode"
-    return [Problem("attention", constants, column(frame, "latency_s"), predict, _source(table, frame, what))]
+    kinds = (attention_kind(what == "decode"),)
+    return [Problem("attention", constants, column(frame, "latency_s"), predict, _source(table, frame, what), kinds)]
 
 
 def _prefill(frame: polars.DataFrame, system: System) -> list[Problem]:
@@ -211,7 +213,12 @@ def _moe(frame: polars.DataFrame, system: System) -> list[Problem]:
 
     return [
         Problem(
-            "experts", EXPERTS, column(part, "latency_s"), predict, _source("moe", part, part["dtype"][0])
+            "experts",
+            EXPERTS,
+            column(part, "latency_s"),
+            predict,
+            _source("moe", part, part["dtype"][0]),
+            _kinds(part),
         )
     ]
 
@@ -239,5 +246,19 @@ def _comm(frame: polars.DataFrame, system: System) -> list[Problem]:
             column(frame, "latency_s"),
             predict,
             _source("comm", frame, "collectives"),
+            _collective_kinds(frame),
         )
     ]
+
+
+def _kinds(frame: polars.DataFrame) -> tuple[str, ...]:
+    """Return the kinds that rows of one framework can be of, near the roofline and far from it."""
+    kinds = library_kinds(frame["framework"][0], np.ones(2), np.array([1.0, 0.0]))
+    return tuple(kind for kind in kinds.tolist() if kind)
+
+
+def _collective_kinds(frame: polars.DataFrame) -> tuple[str, ...]:
+    """Return the kinds that rows of collectives can be of, near the roofline and far from it."""
+    pairs = frame.select("op", "library").unique(maintain_order=True).rows()
+    found = [collective_kinds(op, library, False, np.ones(2), np.array([1.0, 0.0])).tolist() for op, library in pairs]
+    return tuple(dict.fromkeys(kind for kinds in found for kind in kinds))

@@ -15,6 +15,7 @@ from taygeta.cost.vector import QuantiseConstants
 from taygeta.spec.chip import Chip
 from taygeta.validate.answers import Answers, column, groups
 from taygeta.validate.formats import Stored, activation_bytes, element_bytes, peak_of, stored
+from taygeta.validate.kinds import library_kinds
 from taygeta.validate.libraries import OWN, Library, matmul_library
 from taygeta.validate.systems import System, Systems
 
@@ -55,7 +56,8 @@ def answer(frame: polars.DataFrame, systems: Systems) -> Answers:
             multiply(rows, chip, s, found, library)
             for chip, s in zip(system.chips, system.silicons, strict=True)
         ]
-        out.put(use, runs, roofline(shapes, system.chip, found), system.error("matmul"))
+        floor = roofline(shapes, system.chip, found)
+        out.put(use, runs, floor, system.errors("matmul", library_kinds(framework, runs[0][:, 0], floor)))
     return out
 
 

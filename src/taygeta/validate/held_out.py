@@ -7,7 +7,9 @@ measurements gets.
 
 The range of a prediction is that of the target's own unpublished numbers, widened by the error of the sources of its
 family, or of a family that was never measured where no source is of it: the rule of taygeta.validate.intervals, told by
-chips of the other families only.
+chips of the other families only, and of each kind of rows apart. Whole steps err with engines and models as much as
+with chips: where a source is of the target's family, they have the larger of its error and of what benchmarks of the
+other families tell. No row of the target tells anything.
 """
 
 from __future__ import annotations
@@ -22,10 +24,11 @@ from typing import TYPE_CHECKING
 
 from taygeta.base.errors import InputError, require
 from taygeta.spec.chip import Chip, build_chip
+from taygeta.spec.fields import ERROR_KINDS
 from taygeta.spec.sheet import read_sheet
 from taygeta.validate.carry import Lent, carried_corners, ported
 from taygeta.validate.fit import LINK_LATENCY
-from taygeta.validate.intervals import KERNELS, Residuals, unseen
+from taygeta.validate.intervals import KERNELS, Residuals, unseen, unseen_steps
 from taygeta.validate.run import Progress, Result, answer_frame
 from taygeta.validate.score import CLEAN, EVERY_CHIP, EVERY_GROUP, Score, metrics, scores
 from taygeta.validate.systems import CORNERS, System, Systems
@@ -119,19 +122,23 @@ def family_only(system: System, family: str = "") -> tuple[Chip, ...]:
 def carried_to(system: System, sources: Sequence[Chip], found: Residuals, kernel: str) -> tuple[Chip, ...]:
     """Return a chip with the constants that `sources` lend it, nominal and at the corners of its own numbers.
 
-    Its errors are the largest that sources of its family have of their own. Without one they are those of a family
-    that nobody measured: of `kernel` what chips of the other families tell, else the catalogue's. Errors of whole steps
-    are those of models and engines as much as of chips: they are never less than the catalogue's for such a family.
+    Its errors are the largest that sources of its family have of their own; of whole steps not less than what the
+    benchmarks of other families tell. Without such a source they are those of a family that nobody measured: of
+    `kernel`, and of each kind of its rows, what chips of the other families tell, else the catalogue's.
     """
     strange = {p: v for p, v in family_only(system, UNMEASURED)[0].constants.items() if p.startswith("error.")}
     kin = [source for source in sources if system.chip.family and source.family == system.chip.family]
     if kin:
         paths = [path for path in kin[0].constants if path.startswith("error.")]
         errors = {path: max(source.constants[path] for source in kin) for path in paths}
-        errors[STEP] = max(errors[STEP], strange[STEP])
+        if kernel == "step":
+            told = unseen_steps(found, system.chip.family)
+            errors[STEP] = max(errors[STEP], strange[STEP] if told is None else told)
     else:
-        told = unseen(found, kernel, system.chip.family)
-        errors = strange if told is None else {**strange, f"error.{kernel}": told}
+        kinds = {f"error.{kernel}_{kind}": kind for kind in ERROR_KINDS.get(kernel, {})}
+        told = {path: unseen(found, kernel, system.chip.family, kind) for path, kind in kinds.items()}
+        told[f"error.{kernel}"] = unseen(found, kernel, system.chip.family)
+        errors = strange | {path: value for path, value in told.items() if value is not None}
     lent = carried_corners(system, sources)
     return tuple(replace(chip, constants=MappingProxyType({**chip.constants, **errors})) for chip in lent)
 

@@ -1,10 +1,12 @@
 """How far a range must reach beyond its assumptions: the error constants of chips and families, from residuals.
 
 A prediction's range joins the corners of its assumptions with one number for each kernel, calibration.error.*, in
-squares of logarithms. A measurement at the ratio z of a prediction needs the rest, sqrt(log(z)^2 - corner^2). The
-constant is the quantile of what measurements need that leaves INSIDE of them in the range, with tables, and systems of
-a chip, counting alike. What stands for a family that nobody measured counts measured families alike, however many
-chips each has: the next family is one more of them.
+squares of logarithms; kinds of rows that are known apart beforehand (taygeta.validate.kinds) each have their own. A
+measurement at the ratio z of a prediction needs the rest, sqrt(log(z)^2 - corner^2). The constant is the quantile of
+what measurements need that leaves INSIDE of them in the range, with tables, and systems of a chip, counting alike, and
+LEAST of each of those. Cards joined in pairs are a system of the chip, where others of the table's rows are of it. What
+stands for a family that nobody measured counts measured families alike, however many chips each has: the next family is
+one more of them.
 
 - A chip that was measured: its own rows that no filter leaves out, most of which no constant was fitted on.
 - A family with a measured chip: that of its chips, times what is lost between siblings (H100 and H200, each with the
@@ -17,23 +19,26 @@ Constants that all measured chips share (collectives, most of experts) were fitt
 of those are too small for a new family, by how much no table can say. Refits of the others that leave out a fifth of
 the rows give residuals 0.98 to 1.03 times those of the rows fitted, so that own rows need no further allowance.
 
-A range wider than WIDTH is held back to it as long as at least LEAST of the rows stay inside.
+A range wider than WIDTH is held back to it as long as at least LEAST of the rows stay inside. A kind of which a chip
+has fewer rows than a quantile can be told from has the largest constant of chips that have them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from taygeta.base.errors import InputError, require
+from taygeta.spec.fields import ERROR_KINDS
 from taygeta.validate.carry import Lent, carried_corners, ported
+from taygeta.validate.kinds import PAIRS, kinds_of
 from taygeta.validate.run import Result, answer_frame
 from taygeta.validate.score import metrics
-from taygeta.validate.systems import Systems
+from taygeta.validate.systems import System, Systems
 from taygeta.validate.tables import TABLES
 
 if TYPE_CHECKING:
@@ -51,7 +56,9 @@ INSIDE, LEAST = 0.8, 0.75  # share of measurements in the range: wanted, and in 
 WIDTH_OWN, WIDTH_OTHER = 1.5, 2.0  # median high / low that a range is worth having at: measured chips, others
 ROWS = 4000  # of a system and table, with constants of other chips: a fixed sample
 OTHERS, STRANGERS = "others", "strangers"  # families without a measured chip: of a maker that has one, of any other
-FEWEST = 50  # rows that a quantile can be told from
+FEWEST = 50  # rows of a system in a table that tell anything
+FEWEST_KIND = 10  # of a kind, or a benchmark: 80 % of 10 is told within 13 % of the rows (deviation of a binomial)
+BENCHMARK = ("source", "backend", "model_path", "precision")  # columns of e2e that tell benchmarks apart
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,15 @@ class Sample:
     slow: np.ndarray
     needed: np.ndarray
     weight: float = 1.0  # what it counts beside other samples
+
+
+class Answered(NamedTuple):
+    """Rows of one system in one table with predictions, and the kind of each."""
+
+    table: str
+    system: str
+    frame: polars.DataFrame
+    kinds: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -86,11 +102,13 @@ class ErrorConstant:
         )
 
 
-def sample(table: str, system: str, chip: str, frame: polars.DataFrame, error: float) -> Sample:
-    """Return what the rows of an answered frame need. error: the constant that its ranges hold already."""
+def sample(table: str, system: str, chip: str, frame: polars.DataFrame, error: float | np.ndarray) -> Sample:
+    """Return what the rows of an answered frame need. error: the constant that its ranges, or each, hold already."""
+    pl = require("polars", "tables", "Scoring")
     ours = metrics(table)[0]
-    columns = frame.select(ours.predicted, ours.measured, ours.low, ours.high).drop_nulls()
-    nominal, measured, low, high = (columns[name].to_numpy().astype(float) for name in columns.columns)
+    held_already = pl.Series("_error", np.broadcast_to(np.asarray(error, dtype=float), frame.height))
+    columns = frame.select(ours.predicted, ours.measured, ours.low, ours.high).with_columns(held_already).drop_nulls()
+    nominal, measured, low, high, error = (columns[name].to_numpy().astype(float) for name in columns.columns)
     held = np.log1p(error) ** 2
     fast, slow = (np.sqrt(np.maximum(np.log(r) ** 2 - held, 0.0)) for r in (nominal / low, high / nominal))
     z = np.log(measured / nominal)
@@ -124,15 +142,14 @@ def constant(
     samples: Sequence[Sample],
     limit: float,
     source: str,
-    every_table: bool = False,
+    every: bool = False,
     least: float = LEAST,
 ) -> ErrorConstant:
     """Return the error constant of some samples by the rule of this module.
 
-    every_table: `least` holds for each table by itself, not for all of them together.
+    every: `least` holds for each sample by itself, not for all of them together.
     """
-    tables = sorted({s.table for s in samples})
-    parts = [[s for s in samples if s.table == t] for t in tables] if every_table else [list(samples)]
+    parts = [[s] for s in samples] if every else [list(samples)]
     floor = max(quantile(part, least) for part in parts)
     wanted = max(quantile(samples, INSIDE), floor)
     if width(samples, wanted) > limit:  # halve towards the widest range that is worth having
@@ -152,11 +169,12 @@ class Residuals:
     def __init__(self, results: Iterable[Result], systems: Systems) -> None:
         self._systems = systems
         self._frames = {(r.table, name): part for r in results for name, part in _clean(r, systems)}
-        self._chips = {system.chip.id: system.chip for system in map(systems.get, self._names())}
-        self._others: dict[tuple[str, str], Mapping[str, list[Sample]]] = {}
+        found = (self._system(name).chip for name in sorted({name for _, name in self._frames}))
+        self._chips = {chip.id: chip for chip in found}
+        self._carried: dict[tuple[str, str, tuple[str, ...]], list[Answered]] = {}
 
-    def _names(self) -> list[str]:
-        return sorted({name for _, name in self._frames})
+    def _system(self, name: str) -> System:
+        return self._systems.get(name.removesuffix(PAIRS))
 
     def families(self) -> Mapping[str, list[str]]:
         """Return the measured chips of each family."""
@@ -165,121 +183,188 @@ class Residuals:
             out.setdefault(chip.family, []).append(name)
         return out
 
-    def own(self, kernel: str, chip: str) -> list[Sample]:
-        """Return the samples of a chip with its own constants."""
-        return [
-            sample(table, name, chip, frame, self._systems.get(name).error(kernel))
-            for (table, name), frame in self._frames.items()
-            if table in KERNELS[kernel] and self._systems.get(name).chip.id == chip
-        ]
-
-    def carried(self, kernel: str, chip: str, sources: Sequence[str]) -> list[Sample]:
-        """Return the samples of a chip with the constants of `sources`, on a fixed sample of its rows."""
-        lending = [ported(self._systems.get(name)) for name in sources]
-        lent = Lent(self._systems, lambda system: carried_corners(system, lending))
+    def own(self, kernel: str, chip: str, kind: str = "") -> list[Sample]:
+        """Return the samples of a chip with its own constants, of the rows of a kind where one is given."""
         out: list[Sample] = []
         for (table, name), frame in self._frames.items():
-            if table in KERNELS[kernel] and self._systems.get(name).chip.id == chip:
-                rows = frame if frame.height <= ROWS else frame.sample(ROWS, seed=0)
-                kind = next(t for t in TABLES if t.name == table)
-                out.append(sample(table, name, chip, answer_frame(kind, rows, lent), 0.0))
+            if table in KERNELS[kernel] and self._system(name).chip.id == chip:
+                kinds = kinds_of(table, frame)
+                rows = _of_kind(Answered(table, name, frame, kinds), kind)
+                if rows.frame.height:
+                    errors = self._system(name).errors(kernel, rows.kinds)
+                    out.append(sample(table, name, chip, rows.frame, errors))
         return out
 
-    def others(self, kernel: str, left_out: str = "") -> Mapping[str, list[Sample]]:
+    def carried(self, kernel: str, chip: str, sources: Sequence[str], kind: str = "") -> list[Sample]:
+        """Return the samples of a chip with the constants of `sources`, on a fixed sample of its rows."""
+        key = kernel, chip, tuple(sources)
+        if key not in self._carried:
+            self._carried[key] = self._answered(kernel, chip, sources)
+        parts = [_of_kind(answered, kind) for answered in self._carried[key]]
+        return [sample(part.table, part.system, chip, part.frame, 0.0) for part in parts if part.frame.height]
+
+    def _benchmarks(self, chip: str, sources: Sequence[str]) -> list[Sample]:
+        """Return the samples of whole steps of a chip with the constants of `sources`, one of each benchmark."""
+        self.carried("step", chip, sources)
+        frames = [
+            (answered, part)
+            for answered in self._carried["step", chip, tuple(sources)]
+            for part in answered.frame.partition_by(BENCHMARK, maintain_order=True)
+            if part.height >= FEWEST_KIND
+        ]
+        return [sample(answered.table, answered.system, chip, part, 0.0) for answered, part in frames]
+
+    def _answered(self, kernel: str, chip: str, sources: Sequence[str]) -> list[Answered]:
+        lending = [ported(self._systems.get(name)) for name in sources]
+        lent = Lent(self._systems, lambda system: carried_corners(system, lending))
+        out: list[Answered] = []
+        for (table, name), frame in self._frames.items():
+            if table in KERNELS[kernel] and self._system(name).chip.id == chip:
+                rows = frame if frame.height <= ROWS else frame.sample(ROWS, seed=0)
+                answered = answer_frame(next(t for t in TABLES if t.name == table), rows, lent)
+                out.append(Answered(table, name, answered, kinds_of(table, answered)))
+        return out
+
+    def others(self, kernel: str, left_out: str = "", kind: str = "") -> Mapping[str, list[Sample]]:
         """Return the samples of each chip with the constants of all chips of other families; families count alike.
 
         left_out: a family that neither tells nor lends.
         """
-        if (kernel, left_out) not in self._others:
-            families = {family: names for family, names in self.families().items() if family != left_out}
-            lent: dict[str, list[Sample]] = {}
-            for family, names in families.items():
-                rest = [name for other, members in families.items() if other != family for name in members]
-                told = {name: self.carried(kernel, name, rest) for name in names} if rest else {}
-                told = {name: samples for name, samples in told.items() if samples}
-                for name, samples in told.items():
-                    lent[name] = [replace(s, weight=1.0 / len(told)) for s in samples]
-            self._others[kernel, left_out] = lent
-        return self._others[kernel, left_out]
+        return self._crossed(left_out, lambda name, rest: self.carried(kernel, name, rest, kind))
+
+    def benchmarks(self, left_out: str) -> list[Sample]:
+        """Return the samples of whole steps as `others`, one of each benchmark; benchmarks of a chip count alike."""
+        lent = self._crossed(left_out, self._benchmarks)
+        return [replace(s, weight=s.weight / len(told)) for told in lent.values() for s in told]
+
+    def _crossed(self, left_out: str, tell: Callable[[str, list[str]], list[Sample]]) -> Mapping[str, list[Sample]]:
+        families = {family: names for family, names in self.families().items() if family != left_out}
+        lent: dict[str, list[Sample]] = {}
+        for family, names in families.items():
+            rest = [name for other, members in families.items() if other != family for name in members]
+            told = {name: tell(name, rest) for name in names} if rest else {}
+            told = {name: samples for name, samples in told.items() if samples}
+            for name, samples in told.items():
+                lent[name] = [replace(s, weight=1.0 / len(told)) for s in samples]
+        return lent
 
 
-def unseen(found: Residuals, kernel: str, family: str) -> float | None:
+def unseen_steps(found: Residuals, family: str) -> float | None:
+    """Return the error constant of whole steps of a chip as if nobody had measured its family; None without rows of two
+    other families.
+
+    It holds INSIDE of the rows in INSIDE of the benchmarks of the other families: a chip comes with engines and models
+    of its own, whose rows are off together.
+    """
+    each = [replace(s, needed=np.array([quantile([s], INSIDE)])) for s in found.benchmarks(family)]
+    return float(np.expm1(quantile(each, INSIDE))) if each else None
+
+
+def unseen(found: Residuals, kernel: str, family: str, kind: str = "") -> float | None:
     """Return the error constant of a family as if nobody had measured it; None without rows of two other families.
 
     Three families or fewer cannot tell that LEAST of a fourth needs more than is worth having: the width holds here.
     """
-    samples = [s for told in found.others(kernel, family).values() for s in told]
+    samples = [s for told in found.others(kernel, family, kind).values() for s in told]
     return constant(kernel, samples, WIDTH_OTHER, "", least=0.0).value if samples else None
 
 
 def constants(found: Residuals) -> Mapping[str, Mapping[str, ErrorConstant]]:
-    """Return the error constants of every measured chip, of its family (family:NAME), of OTHERS and STRANGERS."""
+    """Return the error constants of every measured chip, of its family (family:NAME), of OTHERS and STRANGERS, by name:
+    that of a kernel, or of a kind of its rows, as attention_decode.
+    """
     out: dict[str, dict[str, ErrorConstant]] = {}
     families = found.families()
     chips = [name for names in families.values() for name in names]
     for kernel in KERNELS:
-        own = {name: found.own(kernel, name) for name in chips}
-        told = [name for name in chips if own[name]]
-        if not told:
+        if not any(found.own(kernel, name) for name in chips):
             continue
-        for name in told:
-            source = "residuals of its own rows that no filter leaves out"
-            out.setdefault(name, {})[kernel] = constant(kernel, own[name], WIDTH_OWN, source, every_table=True)
-        widest = max((out[name][kernel] for name in told), key=lambda c: c.value)
-        for name in chips:
-            source = f"no rows of its own: the largest of {', '.join(told)}"
-            out.setdefault(name, {}).setdefault(kernel, replace(widest, rows=0, source=source))
-        lost, siblings = _siblings(found, kernel, families, own)
-        for family, names in families.items():
-            base = max((out[name][kernel] for name in names), key=lambda c: c.value)
-            value = math.ceil(1000.0 * float(np.expm1(np.log1p(base.value) * lost))) / 1000.0
-            source = f"that of {', '.join(names)}, times {lost:.2f} lost between {siblings}"
-            out.setdefault(f"family:{family}", {})[kernel] = replace(base, value=value, source=source)
-        known, strange = _others(found, kernel)
-        out.setdefault(OTHERS, {})[kernel], out.setdefault(STRANGERS, {})[kernel] = known, strange
+        lost, siblings = _siblings(found, kernel, families)
+        for kind in ("", *ERROR_KINDS.get(kernel, {})):
+            name = f"{kernel}_{kind}" if kind else kernel
+            measured = _measured(found, kernel, kind, name, chips)
+            for chip, value in measured.items():
+                out.setdefault(chip, {})[name] = value
+            for family, members in families.items() if measured else ():
+                base = max((measured[chip] for chip in members), key=lambda c: c.value)
+                value = math.ceil(1000.0 * float(np.expm1(np.log1p(base.value) * lost))) / 1000.0
+                source = f"that of {', '.join(members)}, times {lost:.2f} lost between {siblings}"
+                out.setdefault(f"family:{family}", {})[name] = replace(base, value=value, source=source)
+            for who, value in zip((OTHERS, STRANGERS), _others(found, kernel, kind, name) or (), strict=False):
+                out.setdefault(who, {})[name] = value
     return out
 
 
-def _siblings(
-    found: Residuals, kernel: str, families: Mapping[str, list[str]], own: Mapping[str, list[Sample]]
-) -> tuple[float, str]:
+def _measured(found: Residuals, kernel: str, kind: str, name: str, chips: Sequence[str]) -> Mapping[str, ErrorConstant]:
+    """Return the constant of each chip; of one without rows the largest of the others, none where none has rows."""
+    own = {chip: found.own(kernel, chip, kind) for chip in chips}
+    source = "residuals of its own rows that no filter leaves out"
+    out = {chip: constant(name, own[chip], WIDTH_OWN, source, every=True) for chip in chips if own[chip]}
+    if out:
+        widest = max(out.values(), key=lambda c: c.value)
+        source = f"too few rows of its own: the largest of {', '.join(out)}"
+        out |= {chip: replace(widest, rows=0, source=source) for chip in chips if chip not in out}
+    return out
+
+
+def _siblings(found: Residuals, kernel: str, families: Mapping[str, list[str]]) -> tuple[float, str]:
     """Return what residuals grow by with the constants of a chip of the family, never less than 1, and of whom."""
     pairs = [(name, [n for n in names if n != name]) for names in families.values() for name in names]
-    pairs = [(name, rest) for name, rest in pairs if rest and own[name]]
+    pairs = [(name, rest) for name, rest in pairs if rest and found.own(kernel, name)]
     if not pairs:
         return 1.0, "no measured siblings"
     lent = [s for name, rest in pairs for s in found.carried(kernel, name, rest)]
-    mine = [s for name, _ in pairs for s in own[name]]
+    mine = [s for name, _ in pairs for s in found.own(kernel, name)]
     return max(quantile(lent, INSIDE) / quantile(mine, INSIDE), 1.0), ", ".join(name for name, _ in pairs)
 
 
-def _others(found: Residuals, kernel: str) -> tuple[ErrorConstant, ErrorConstant]:
-    """Return the constants of families without a measured chip: of a maker that has measured ones, and of others."""
-    lent = found.others(kernel)
+def _others(found: Residuals, kernel: str, kind: str, name: str) -> tuple[ErrorConstant, ErrorConstant] | None:
+    """Return the constants of families without a measured chip: of a maker that has measured ones, and of others.
+
+    None where no chip can be told from chips of other families.
+    """
+    lent = found.others(kernel, kind=kind)
     together = [s for samples in lent.values() for s in samples]
-    known = constant(kernel, together, WIDTH_OTHER, "")
+    if not together:
+        return None
+    known = constant(name, together, WIDTH_OTHER, "")
     shares: list[str] = []
-    for name, samples in lent.items():
-        rest = constant(kernel, [s for s in together if s.chip != name], WIDTH_OTHER, "")
-        shares.append(f"{name} {inside(samples, float(np.log1p(rest.value))):.0%}")
+    for chip, samples in lent.items():
+        if rest := [s for s in together if s.chip != chip]:
+            told = constant(name, rest, WIDTH_OTHER, "")
+            shares.append(f"{chip} {inside(samples, float(np.log1p(told.value))):.0%}")
     source = f"{', '.join(lent)}, each with the constants of chips of other families; inside when only the rest tell: "
-    worst = max(lent, key=lambda name: quantile(lent[name], INSIDE))
+    worst = max(lent, key=lambda chip: quantile(lent[chip], INSIDE))
     strange = f"{worst}, the worst of {', '.join(lent)} with the constants of chips of other families"
-    return replace(known, source=source + ", ".join(shares)), constant(kernel, lent[worst], WIDTH_OTHER, strange)
+    return replace(known, source=source + ", ".join(shares)), constant(name, lent[worst], WIDTH_OTHER, strange)
+
+
+def _of_kind(rows: Answered, kind: str) -> Answered:
+    """Return the rows of a kind, none where they are too few; all of them where no kind is given."""
+    if not kind:
+        return rows
+    wanted = rows.kinds == kind
+    if wanted.sum() < FEWEST_KIND:
+        wanted[:] = False
+    return rows._replace(frame=rows.frame.filter(wanted), kinds=rows.kinds[wanted])
 
 
 def _clean(result: Result, systems: Systems) -> list[tuple[str, polars.DataFrame]]:
-    """Return the answered clean rows of each system in a table that the catalogue has under that very name."""
+    """Return the answered clean rows of each system in a table that the catalogue has under that very name, and of
+    cards of such a chip that are joined in pairs.
+    """
     pl = require("polars", "tables", "Scoring")
     if result.table not in {table for tables in KERNELS.values() for table in tables}:
         return []
     answered = pl.col(metrics(result.table)[0].predicted).is_not_null()
-    out: list[tuple[str, polars.DataFrame]] = []
-    for (name,), part in result.frame.filter(pl.col("clean") & answered).group_by([result.chip], maintain_order=True):
-        try:
-            systems.get(str(name))
-        except InputError:  # cards that are joined in pairs: another link than the chip's
-            continue
-        if part.height >= FEWEST:
-            out.append((str(name), part))
-    return out
+    parts = result.frame.filter(pl.col("clean") & answered).partition_by(result.chip, maintain_order=True)
+    named = {str(part[result.chip][0]): part for part in parts if part.height >= FEWEST}
+    alone = {_chip_of(name, systems) for name in named if not name.endswith(PAIRS)} - {""}
+    return [(name, part) for name, part in named.items() if _chip_of(name.removesuffix(PAIRS), systems) in alone]
+
+
+def _chip_of(name: str, systems: Systems) -> str:
+    try:
+        return systems.get(name).chip.id
+    except InputError:
+        return ""

@@ -14,6 +14,7 @@ from taygeta.spec.chip import Chip
 from taygeta.validate.answers import Answers, column, groups
 from taygeta.validate.expert_libraries import OWN_EXPERTS, Experts, choice_seconds, experts_library
 from taygeta.validate.formats import Stored, activation_bytes, element_bytes, peak_of, stored
+from taygeta.validate.kinds import library_kinds
 from taygeta.validate.systems import Systems
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ def answer(frame: polars.DataFrame, systems: Systems) -> Answers:
         except InputError as error:
             out.refuse(index, str(error))
             continue
-        out.put(index, runs, roofline(rows, system.chip, found), system.error("experts"))
+        floor = roofline(rows, system.chip, found)
+        out.put(index, runs, floor, system.errors("experts", library_kinds(framework, runs[0][:, 0], floor)))
         out.refuse(index[(sizes[index] < 1.0).any(axis=1)], "nothing to compute: a size is 0.")
         split = (sizes[index][:, 3] > sizes[index][:, 2]) | (sizes[index][:, 1] > sizes[index][:, 2])
         out.refuse(index[split], "more ranks or choices than experts.")

@@ -8,7 +8,9 @@ The error of a row is predicted / measured - 1. MAPE is the mean of its size, me
 of its size, bias is its mean with the sign: negative where the prediction is too fast. "Clean" rows are
 those that no filter of "What is left out" leaves out; the scores of all rows stand beside them. "Inside" is
 the share of measurements within [low, high], "high / low" the median width of that range. The roofline is
-the larger of arithmetic at peak and compulsory bytes at full bandwidth. A row without an answer lowers
+the larger of arithmetic at peak and compulsory bytes at full bandwidth. A range joins the corners of the
+chip's assumptions with an error by kind of row: whose kernels run, and whether the prediction is near its
+roofline or far from it (taygeta.validate.kinds). A row without an answer lowers
 "answered" and enters no error.
 """
 
@@ -27,22 +29,24 @@ rows found errors of TTFT twice as large with medians, or with the burst left ou
 - The engine is `engine@benchmark` of data/engines as a launch script of the benchmark sets it up for a kind of
   model, chip, release of the engine and load (taygeta.spec.launch; never by name): budget, memory, cache
   format, how long steps may be to run from captured graphs, how often arrivals are looked at, each with its
-  source. A row without a release is launched by the rules that ask for none. First tokens leave at once,
+  source. A row without a release is of one older than those that are named. First tokens leave at once,
   whatever the stream interval, as the engines' sources have it. Host times are fitted once for each engine and
-  benchmark by tools/engines.py, on a sample of rows; docs/log.md has the errors with each fifth of the
-  configurations left out of the fit. That tests constants, not rules: where vLLM shows launches of prompts, and
-  what gap_analysis runs, were chosen with the errors of all rows in view.
+  benchmark by tools/engines.py; docs/log.md has the errors with each fifth of the configurations left out of
+  the fit. That tests constants, not rules: where vLLM shows launches of prompts, what gap_analysis runs, and
+  that the oldest SGLang compiles when it first cuts a prompt, were chosen with the errors of all rows in view.
 - Memory decides how many requests run at once, by each engine's own rule of what its fraction is of. A run
   whose weights, or whose longest request, would not fit took place all the same: there memory bounds nothing.
 - Disaggregated rows are answered where they say how many workers each side has; caches are sent over the
   chip's network link.
 
-No row is corrected. 70 rows of SGLang on DeepSeek in 4 bits without a version take 5 to 9 s to their first
-token, as a burst does that waits a minute for kernels to be compiled. 30 rows of TensorRT-LLM of January 2026,
-and about 75 of SGLang on DeepSeek-R1 and Qwen3.5 in fp8 on B200 of March, decode 1.3 to 1.9 times faster than
-their repeats and take twice as long to their first token: InferenceX measured these configurations with
-multi-token prediction too (its perf-changelog, pull requests 392, 626 and 898), and the table has no column
-for it. They are scored with the others.
+- The oldest releases of SGLang were not warmed up: on DeepSeek on B200 the mean TTFT is 5 to 9 s (4 bits) or
+  one to two seconds more (8 bits) as soon as a burst is longer than the budget of its launch script, so that a
+  prompt is cut, and shows nothing below. Their first cut prompt waits for 68 or 18 s of compilation.
+
+No row is corrected. 30 rows of TensorRT-LLM of January 2026, and about 75 of SGLang on DeepSeek-R1 and Qwen3.5
+in fp8 on B200 of March, decode 1.3 to 1.9 times faster than their repeats and take twice as long to their first
+token: InferenceX measured these configurations with multi-token prediction too (its perf-changelog, pull
+requests 392, 626 and 898), and the table has no column for it. They are scored with the others.
 """
 
 HELD_OUT = """Each chip from its own public numbers and constants of other chips only, by one rule
@@ -51,9 +55,9 @@ operands; ports and sustained shares relative to the chip's cache, power and clo
 by their trend over generations among the sources. The latency of the links is given. Clean
 rows, a fixed sample; the range is that of the chip's unpublished numbers and the error of
 the sources of its family, else of a family never measured, of which its own rows tell nothing
-where the other families are two at least; of whole steps the larger of both. Beside it the same rows
-with the chip's own constants, and with the defaults of its family, which is what a chip of a
-known family gets.
+where the other families are two at least; of whole steps the larger of that and of what the benchmarks
+of other families tell, each counted alike. Beside it the same rows with the chip's own constants, and
+with the defaults of its family, which is what a chip of a known family gets.
 
 What is not left out: constants that all chips share were fitted on them together, and stay: five of matrix
 multiply (memory_efficiency, power_coupling, step_seconds, start_depth, split_seconds), which barely move
