@@ -136,6 +136,18 @@ def test_stop(page: Page, server: PageServer) -> None:
     assert len(split(page.text(TEXT))) == OSL
 
 
+def test_clear_while_an_answer_streams(page: Page, server: PageServer) -> None:
+    """Nothing stays behind, nothing breaks, and the next question is answered."""
+    page.goto(server.root)
+    ask(page)
+    page.wait(f"document.querySelector('{TEXT}')?.innerText.length > 0")
+    page.click("#clear")
+    page.wait("document.querySelector('#stop').hidden && !document.querySelectorAll('.turn').length")
+    ask(page)
+    page.wait(f"{IDLE} === 1")
+    assert len(split(page.text(TEXT))) == OSL
+
+
 def test_another_chip_is_asked_again(page: Page, server: PageServer) -> None:
     page.goto(server.root)
     ask(page)

@@ -67,7 +67,9 @@ function drawTurn(turn) {
 }
 
 function drawAnswer(one) {
-  const { box, text, ended, times } = drawn.get(one.id);
+  const parts = drawn.get(one.id);
+  if (!parts) return; // the conversation was cleared meanwhile
+  const { box, text, ended, times } = parts;
   box.classList.toggle("streaming", live.has(one.id));
   text.textContent = one.text;
   show(ended, live.has(one.id) ? "" : one.ended ?? "");
@@ -93,7 +95,7 @@ function later(one) { // many tokens, one drawing
 const scroller = () => (getComputedStyle(find("turns")).overflowY === "visible" ? document.scrollingElement : find("turns"));
 
 function speak(one, last) { // whole sentences, of the first answer: what a screen reader reads out while it streams
-  if (one !== lastTurn().answers[0]) return;
+  if (one !== lastTurn()?.answers[0]) return;
   const fresh = one.text.slice(said.length), end = last ? fresh.length : fresh.lastIndexOf(". ") + 1;
   if (end <= 0) return;
   find("said").textContent = fresh.slice(0, end).trim();
@@ -123,6 +125,7 @@ async function run(turn, one) {
   }
   one.ended = problem;
   live.delete(one.id);
+  drawAnswer(one); // at once: whoever sees that nothing runs sees the last word too
   speak(one, true);
   if (problem && one === turn.answers[0]) find("said").textContent += ` ${problem}`;
   save();
