@@ -245,12 +245,12 @@ class Simulated:
     box: Box
     times: np.ndarray
 
-    def lowest(self, without: frozenset[str] = frozenset()) -> np.ndarray:
+    def lowest(self, left_out: frozenset[str] = frozenset()) -> np.ndarray:
         """Return the point found on all runs that are told apart, but for those of some configurations."""
         good = [
             i
             for i, run in enumerate(self.some)
-            if run.configuration not in without and np.isfinite(self.times[i]).all()
+            if run.configuration not in left_out and np.isfinite(self.times[i]).all()
         ]
         count = self.times.shape[1]
         ratios = self.times[good] / np.array([self.some[i].measured for i in good])[:, None]

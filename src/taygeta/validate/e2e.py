@@ -37,7 +37,7 @@ from taygeta.validate.systems import Systems
 if TYPE_CHECKING:
     import polars
 
-UNNAMED = (0,)  # release of runs that name none: older than those that do
+UNNAMED = (0,)  # release of runs that name none: taken to be older than those that do
 NO_WORKERS = "prefill and decode run on workers of their own, and the row does not say on how many."
 
 

@@ -29,11 +29,12 @@ rows found errors of TTFT twice as large with medians, or with the burst left ou
 - The engine is `engine@benchmark` of data/engines as a launch script of the benchmark sets it up for a kind of
   model, chip, release of the engine and load (taygeta.spec.launch; never by name): budget, memory, cache
   format, how long steps may be to run from captured graphs, how often arrivals are looked at, each with its
-  source. A row without a release is of one older than those that are named. First tokens leave at once,
-  whatever the stream interval, as the engines' sources have it. Host times are fitted once for each engine and
-  benchmark by tools/engines.py; docs/log.md has the errors with each fifth of the configurations left out of
-  the fit. That tests constants, not rules: where vLLM shows launches of prompts, what gap_analysis runs, and
-  that the oldest SGLang compiles when it first cuts a prompt, were chosen with the errors of all rows in view.
+  source. A row without a release is taken to be of one older than those that are named. First tokens leave at
+  once, whatever the stream interval, as the engines' sources have it. Host times are fitted once for each
+  engine and benchmark by tools/engines.py; docs/log.md has the errors with each fifth of the configurations
+  left out of the fit. That tests constants, not rules: where vLLM shows launches of prompts, what gap_analysis
+  runs, and that the oldest SGLang compiles when it first cuts a prompt, were chosen with the errors of all
+  rows in view.
 - Memory decides how many requests run at once, by each engine's own rule of what its fraction is of. A run
   whose weights, or whose longest request, would not fit took place all the same: there memory bounds nothing.
 - Disaggregated rows are answered where they say how many workers each side has; caches are sent over the
@@ -41,7 +42,7 @@ rows found errors of TTFT twice as large with medians, or with the burst left ou
 
 - The oldest releases of SGLang were not warmed up: on DeepSeek on B200 the mean TTFT is 5 to 9 s (4 bits) or
   one to two seconds more (8 bits) as soon as a burst is longer than the budget of its launch script, so that a
-  prompt is cut, and shows nothing below. Their first cut prompt waits for 68 or 18 s of compilation.
+  prompt is cut, and shows nothing below. Their first cut prompt is taken to wait for 68 or 18 s of compilation.
 
 No row is corrected. 30 rows of TensorRT-LLM of January 2026, and about 75 of SGLang on DeepSeek-R1 and Qwen3.5
 in fp8 on B200 of March, decode 1.3 to 1.9 times faster than their repeats and take twice as long to their first
