@@ -163,7 +163,7 @@ def test_unequal_experts_pass_one_after_the_other():
 
 def test_quantising_tokens_first_costs_a_pass():
     routing = routing_even(4096.0, 1.0, 8.0, 1.0)
-    wide, narrow = (vector_seconds(routing, 4096.0, 8.0, 2.0, b, TOY, IDEAL) for b in (2.0, 1.0))
+    wide, narrow = (vector_seconds(routing, 4096.0, 8.0, 8.0, 2.0, b, TOY, IDEAL) for b in (2.0, 1.0))
     # 2 * 4096 * 4096 elements more of 2 B through 1 TB/s; memory (24 B an element of the token) is slower for bf16
     assert narrow == pytest.approx(6 * 4096 * 4096 * 2 / 1e12 * 1.0, rel=0.01)
     assert wide == pytest.approx(4 * 4096 * 4096 * 3 / 1e12, rel=0.01)
@@ -175,6 +175,37 @@ def test_narrow_weights_cost_time_to_unpack():
     widened = grouped_matmul(routing, 8.0, 4096.0, 4096.0, 0.5, 2.0, 2.0, 1e15, TOY, IDEAL._replace(unpack=10.0))
     # 8 experts * 4096 * 4096 weights on 10 cores at 10 a clock
     assert widened[0] >= 8 * 4096 * 4096 / 10 / 10 / 1e9 > native[0]
+
+
+def test_padding_is_walked_and_not_multiplied():
+    # 8 rows of one expert among 8, each laid out with 127 more: 8 row tiles of 128 by 8 column tiles, of which one row
+    # tile is multiplied. On 10 cores 7 waves, of (128 + 128) * 1024 * 2 B through 100 GB/s, 1 of them multiplied for
+    # longer than that.
+    one = Routing(8.0, 8.0, 1.0, 8.0, 8.0, 0.0)
+    padded = IDEAL._replace(padded_rows=127.0)
+    seconds, tensor, memory, feed, _ = grouped_matmul(one, 8.0, 1024.0, 1000.0, 2.0, 2.0, 2.0, 2e13, TOY, padded)
+    wave = (128 + 128) * 1024 * 2 / 100e9
+    assert feed == pytest.approx(7 * wave)
+    assert tensor == pytest.approx(2 * 128 * 128 * 1024 / 2e12)
+    assert seconds == pytest.approx(tensor + 6 * wave, rel=0.02)
+    # one expert's weights, and 8 + 1,016 rows in and out, those in again for each of 7 further column tiles
+    rows = (8 + 8 * 127) * (1000 * (1 + 7 * REREAD_SHARE) + 1024) * 2
+    assert memory == pytest.approx((1024 * 1000 * 2 + rows) / 1e12)
+
+
+@given(tokens=st.integers(1, 64).map(float))
+@settings(deadline=None)
+def test_padding_hides_how_few_tokens_there_are(tokens):
+    c = REAL._replace(padded_rows=127.0, tile_launches=0.0)
+    few, many = (
+        expert_layer(routing_even(n, 8.0, 128.0, 1.0), 4096.0, 768.0, 128.0, 2.0, 1.0, 1.0, 2e15, CHIPS["gpu"], c)
+        for n in (tokens, 64.0)
+    )
+    assert few[3] <= many[3] <= 1.07 * few[3]  # the walk of 128 tiles and of 132
+    bare = expert_layer(
+        routing_even(tokens, 8.0, 128.0, 1.0), 4096.0, 768.0, 128.0, 2.0, 1.0, 1.0, 2e15, CHIPS["gpu"], REAL
+    )
+    assert few[0] > bare[0]
 
 
 def test_layer_by_hand():

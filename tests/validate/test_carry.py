@@ -208,9 +208,10 @@ def test_steps_of_a_family_s_chip_have_the_larger_of_its_error_and_of_other_fami
     systems = Systems()
     h100, found = systems.get("h100"), Residuals([], systems)
     for told, expected in ((0.9, 0.9), (0.001, h100.error("step"))):
-        monkeypatch.setattr("taygeta.validate.held_out.unseen_steps", lambda found, family, told=told: told)
+        monkeypatch.setattr("taygeta.validate.held_out.unseen_steps", lambda *_, told=told: told)
         constants = carried_to(systems.get("h200"), [h100.chip], found, "step")[0].constants
         assert constants["error.step"] == expected
+        assert constants["error.step_vllm"] == max(told, h100.error("step", "vllm"))
         assert constants["error.matmul_vllm_far"] == h100.error("matmul", "vllm_far")
 
 
@@ -240,7 +241,11 @@ def test_measurements_that_carried_constants_predict_score_zero(write):
     assert [(h.sources, h.carried.chip) for h in found] == [
         (("a100", "h100"), "h200_sxm"),
         (("h200", "b200", "l40s"), "h100_sxm"),
+        (("other chips",), "all chips"),
     ]
+    assert found[2].carried.rows == 120
+    assert found[2].carried.mape == pytest.approx(0.5 * ((found[0].carried.mape or 0) + (found[1].carried.mape or 0)))
+    assert found[2].defaults
     first = found[0]
     assert (first.carried.mape, first.carried.rows, first.carried.coverage) == (0.0, 60, 1.0)
     assert first.own.mape

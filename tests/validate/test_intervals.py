@@ -47,7 +47,7 @@ def test_what_a_measurement_needs_by_hand():
     frame = pl.DataFrame({"predicted_s": [1.0] * 3, "latency_s": np.exp(z)}).with_columns(
         low_s=pl.lit(float(np.exp(-np.hypot(0.03, 0.1)))), high_s=pl.lit(float(np.exp(np.hypot(0.04, 0.1))))
     )
-    found = sample("gemm", "chip_sxm", "chip", frame, float(np.expm1(0.1)))
+    found = sample("matmul", "gemm", "chip_sxm", "chip", frame, float(np.expm1(0.1)))
     assert found.fast == pytest.approx([0.03] * 3)
     assert found.slow == pytest.approx([0.04] * 3)
     assert found.needed == pytest.approx([0.03, 0.04, 0.0])
@@ -201,13 +201,28 @@ def test_steps_of_other_families_are_told_by_benchmarks():
     """Five benchmarks: 80 % of the rows of each need .1, .2 .. .5; 80 % of them lie within .4. Rows alone say .1."""
 
     class Found:
-        def benchmarks(self, family: str) -> list[Sample]:
-            assert family == "nvidia-hopper"
+        def benchmarks(self, kernel: str, family: str, kind: str) -> list[Sample]:
+            assert (kernel, family, kind) == ("step", "nvidia-hopper", "vllm")
             many = needs(*[0.1] * 1000)
             rest = [needs(*[0.0] * 7, 0.1 * n, 9.0, 9.0) for n in (2, 3, 4, 5)]
             return [many, *rest]
 
-    assert unseen_steps(Found(), "nvidia-hopper") == pytest.approx(np.expm1(0.4))  # pyright: ignore[reportArgumentType]
+    told = unseen_steps(Found(), "step", "nvidia-hopper", "vllm")  # pyright: ignore[reportArgumentType]
+    assert told == pytest.approx(np.expm1(0.4))
+
+
+def test_first_tokens_are_told_by_first_tokens(write):
+    """Steps measured as predicted, first tokens 1.3 times as long under vLLM and 1.1 times under SGLang."""
+    rows = [e2e_row(backend=b, concurrency=float(c)) for b in ("vllm", "sglang") for c in range(1, 31)]
+    systems = Systems()
+    frame = answer_frame(next(t for t in TABLES if t.name == "e2e"), pl.DataFrame(rows), systems)
+    off = pl.when(pl.col("backend") == "vllm").then(1.3).otherwise(1.1)
+    rows = pl.DataFrame(rows).with_columns(
+        tpot_s=frame["predicted_tpot_s"], ttft_s=frame["predicted_ttft_s"] * off
+    ).to_dicts()
+    found = constants(Residuals(list(validate(write("e2e", rows), systems)), systems))["h100"]
+    assert found["step"].value == found["step_vllm"].value == 0.0
+    assert [found[f"first_{b}"].value for b in ("vllm", "sglang")] == pytest.approx([0.3, 0.1], abs=2e-3)
 
 
 def test_benchmarks_are_engines_and_models_of_a_source(write):
@@ -220,8 +235,8 @@ def test_benchmarks_are_engines_and_models_of_a_source(write):
     rows += [e2e_row(system="b200_sxm", backend="sglang", concurrency=float(c)) for c in range(1, FEWEST_KIND)]
     systems = Systems()
     residuals = Residuals(list(validate(write("e2e", rows), systems)), systems)
-    told = residuals.benchmarks("none left out")
+    told = residuals.benchmarks("step", "none left out")
     assert sorted((s.chip, len(s.needed), s.weight) for s in told) == [
         ("b200", 25, 0.5), ("b200", 25, 0.5), ("h100", 25, 0.5), ("h100", 25, 0.5),
     ]  # fmt: skip
-    assert residuals.benchmarks("nvidia-hopper") == []  # one family is left, and none to lend it constants
+    assert residuals.benchmarks("step", "nvidia-hopper") == []  # one family is left, and none to lend it constants

@@ -150,6 +150,13 @@ def test_a_file_that_states_the_kernel_s_error_only_means_it_for_every_kind(tmp_
     assert only.error("attention", "prefill") == family["error.attention_prefill"]
 
 
+def test_first_tokens_have_the_error_of_steps_where_none_of_their_own_is_told():
+    chip = with_errors(find_chip("h100"), {"step": 0.1, "step_vllm": 0.2})
+    assert [chip.error("first", kind) for kind in ("", "vllm", "sglang")] == [0.1, 0.2, 0.1]
+    assert with_errors(chip, {"step": 0.1, "first": 0.3}).error("first", "vllm") == 0.3
+    assert with_errors(chip, {}).error("first", "vllm") == 0.0
+
+
 def test_a_user_s_setting_counts_more_than_the_chip_s_file():
     set_by_user = sheet("h100").overridden({"calibration.error.attention": "0.5"})
     system = System("h100", set_by_user, (build_chip(set_by_user),))

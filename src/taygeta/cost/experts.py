@@ -70,6 +70,7 @@ class ExpertsConstants(NamedTuple):
     row_elements: float = (
         7000.0  # elements in whose time permuting and un-permuting find, start and scale one row; 0 to 8,000
     )
+    padded_rows: float = 0.0  # rows that are laid out for each local expert beyond its own (`padded_matmul`); 0 or 127
 
 
 class Tiling(NamedTuple):
@@ -217,6 +218,8 @@ def grouped_matmul(
     Returns: (seconds, tensor_seconds, memory_seconds, on_chip_seconds, fixed_seconds = 0).
     """
     t = tiling(n, k, weight_bytes, activation_bytes, output_bytes, peak, hw, c)
+    if c.padded_rows > 0.0:
+        return padded_matmul(routing, local_experts, t, hw, c)
     hit = min(routing.rows, max(local_experts, routing.hit))
     mean = routing.rows / hit
     bm, bn = tuned_tile(Routing(routing.rows, routing.tokens, hit, mean, mean, 0.0), t, hw, c)
@@ -229,6 +232,38 @@ def grouped_matmul(
     if routing.highest > routing.lowest:
         seconds = max(seconds, by_expert(routing, bm, bn, tiles, busy, t, c.overlap))
     return seconds, tensor, memory, feed, 0.0
+
+
+def padded_matmul(
+    routing: Routing, local_experts: float, t: Tiling, hw: Hardware, c: ExpertsConstants
+) -> tuple[float, float, float, float, float]:
+    """Time of a grouped matmul over rows laid out for the worst case: each expert's end at a whole tile.
+
+    A host that does not know how many rows each expert has provides for `padded_rows` more of each, one less than a
+    tile has, and the kernel walks all of them. Tiles without an expert's row are loaded, with the weights of some
+    expert, which stay in the cache, and stored, and only not multiplied: DeepGEMM's contiguous layout on Hopper
+    (sm90_fp8_gemm_1d2d.cuh; rows: compute_aligned_M of vLLM). So a few tokens take as long as a walk of every tile.
+    Arguments and returns as of grouped_matmul.
+    """
+    edge = c.padded_rows + 1.0
+    columns = math.ceil(t.columns / edge)
+    padding = c.padded_rows * local_experts
+    laid = math.ceil((routing.rows + padding) / edge)
+    own = min(row_tiles(routing, edge), laid)
+    tensor, feed = tile_seconds(t, edge, edge)
+    waves = math.ceil(own * columns / hw.cores)
+    tensor, walked = waves * tensor, math.ceil(laid * columns / hw.cores) * feed
+    feed *= waves
+    memory, moved = memory_seconds(routing, own, edge, t), padding * moved_seconds(t, edge)
+    seconds = soft_maximum(max(tensor, feed), memory, c.overlap)
+    if walked > feed:
+        seconds += soft_maximum(walked - feed, moved, c.overlap)
+    return seconds, tensor, memory + moved, walked, 0.0
+
+
+def laid_rows(routing: Routing, local_experts: float, c: ExpertsConstants) -> float:
+    """Rows that a kernel's buffers hold: those of the tokens, and those that pad experts to whole tiles."""
+    return routing.rows + c.padded_rows * local_experts
 
 
 def soft_maximum(a: float, b: float, p: float) -> float:
@@ -265,6 +300,7 @@ def vector_seconds(
     routing: Routing,
     hidden: float,
     inter: float,
+    local_experts: float,
     gates: float,
     activation_bytes: float,
     hw: Hardware,
@@ -274,9 +310,9 @@ def vector_seconds(
     the tokens first where activations are narrow. Arguments as of expert_layer.
 
     Elements read and written pass the cores and the shared cache at a pace that hardly depends on their
-    width; what no cache holds also passes main memory meanwhile.
+    width; what no cache holds also passes main memory meanwhile. Activation does not know which rows are padding.
     """
-    wide, middle, own = routing.rows * hidden, routing.rows * inter, routing.tokens * hidden
+    wide, middle, own = routing.rows * hidden, laid_rows(routing, local_experts, c) * inter, routing.tokens * hidden
     elements = 3.0 * wide + own + (gates + 1.0) * middle
     if activation_bytes < 2.0:
         elements += 2.0 * own
@@ -313,7 +349,7 @@ def expert_layer(
     widths = (weight_bytes, activation_bytes, 2.0)
     up = grouped_matmul(routing, local_experts, gates * inter, hidden, *widths, peak, hw, c)
     down = grouped_matmul(routing, local_experts, hidden, inter, *widths, peak, hw, c)
-    traffic = vector_seconds(routing, hidden, inter, gates, activation_bytes, hw, c)
+    traffic = vector_seconds(routing, hidden, inter, local_experts, gates, activation_bytes, hw, c)
     fixed = c.launches * hw.launch + c.per_expert * local_experts
     grouped = up[0] + down[0]
     seconds = grouped + traffic + fixed

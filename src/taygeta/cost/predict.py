@@ -83,7 +83,7 @@ class Predictor:
     def interval(self, nominal: float, batch: Batch | Sequence[Batch]) -> Interval:
         """Return a step's time with the range of its assumptions and of the model's own held-out error."""
         times = [(group, model.seconds(batch)[0]) for group, model in self.corner_models]
-        return widen(nominal, times, self.deployment.chip.constants.get("error.step", 0.0))
+        return widen(nominal, times, self.deployment.chip.error("step", self.deployment.engine.framework))
 
 
 def predict(deployment: Deployment, batch: Batch | Sequence[Batch]) -> Prediction:

@@ -150,7 +150,7 @@ def service(predictor: Predictor, load: Load, price: tuple[float, float, float] 
     d = predictor.deployment
     batch = load.per_rank(d)
     use = check_fits(d, batch * d.parallelism.dp, load.isl + load.osl)
-    error = d.chip.constants.get("error.step", 0.0)
+    error = d.chip.error("step", d.engine.framework)
     tpots = [(group, tpot_seconds(m, d, load, batch)) for group, m in predictor.corner_models]
     prefills = [(group, prefill_seconds(m, d, load.isl)) for group, m in predictor.corner_models]
     tpot = widen(tpot_seconds(predictor.nominal, d, load, batch), tpots, error)

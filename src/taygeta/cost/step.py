@@ -285,6 +285,7 @@ def experts_row(row, tokens, s, out):
         c.per_expert,
         row[13],
         c.row_elements,
+        c.padded_rows,
     )
     if row[14] > 0.0:
         routing = routing_skewed(tokens, row[4], experts, ep, row[14])

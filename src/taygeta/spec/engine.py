@@ -57,7 +57,6 @@ class Engine:
     first_delay: seconds that a first token takes on its way to the client beyond those that follow it. emit_token:
     seconds of the front end for an emitted chunk of tokens. stream_interval: tokens that leave together;
     streams_first: the first leaves alone.
-    first_error: held-out error of a TTFT beyond that of its steps.
 
     Kernels. fused_all_reduce: the all-reduce, the residual add and the norm are one kernel. fused_epilogues: rotary
     embedding, activation functions and casts ride on the neighbouring matrix multiply. quantise_launches: kernels of
@@ -111,7 +110,6 @@ class Engine:
     emit_token: float = 0.0
     stream_interval: int = 1
     streams_first: bool = True
-    first_error: float = 0.0
     sources: tuple[str, ...] = ()
 
     @property
@@ -152,7 +150,6 @@ _DIMENSIONS = {
     "intake_token": units.SECONDS,
     "emit_token": units.SECONDS,
     "stream_interval": units.COUNT,
-    "first_error": units.RATIO,
 }
 # Fixed with the kernels, or said elsewhere; the rest is what a user may set for a run.
 _FIXED = ("sources", "block_launches", "shared_fused", "shared_beside", "kv_format")

@@ -157,6 +157,7 @@ _CONSTANTS: tuple[tuple[str, Dimension, bool | None, str], ...] = (
     ("experts.per_expert", units.SECONDS, False, "offsets and descriptors of each local expert"),
     ("experts.unpack", units.RATIO, True, "narrow weights that a core widens in a clock"),
     ("experts.row_elements", units.RATIO, False, "what a permuted row costs beyond its elements, in elements"),
+    ("experts.padded_rows", units.RATIO, False, "rows laid out for each local expert beyond its own"),
     ("collective.efficiency", units.RATIO, True, "share of link bandwidth that large messages sustain"),
     ("collective.start", units.RATIO, False, "launch and rendezvous of a library collective, in link latencies"),
     ("collective.blend", units.RATIO, False, "weight of the middle ground between latency and bandwidth"),
@@ -193,15 +194,23 @@ _PER_FORMAT = (
 )
 # Constants of expert layers that another kernel library than the chip's own has, as experts.triton.launches, or the
 # chip's own for weights of a format, as experts.fp8_block.launches.
-LIBRARIES = ("triton", "triton_tuned", "trtllm_gen")
+LIBRARIES = ("triton", "triton_tuned", "trtllm_gen", "deepgemm")
 BLOCK = "_block"  # after the name of a library: its kernels for fp8 with scales of blocks
 _PER_LIBRARY = tuple(
-    f"experts.{name}" for name in ("tensor_efficiency", "vector_share", "launches", "per_expert", "row_elements")
+    f"experts.{name}"
+    for name in ("tensor_efficiency", "vector_share", "launches", "per_expert", "row_elements", "padded_rows")
 )
 # Held-out errors: the ratio within which 80 % of measurements on silicon that was not fitted lie, minus one. Kinds of a
 # kernel's rows that taygeta.validate.kinds tells apart have errors of their own, as error.attention_decode; a chip file
 # that states only error.attention means it for both.
-_ERRORS = ("step", "matmul", "attention", "experts", "collective")
+_ERRORS = {
+    "step": "step",
+    "first": "first token's",
+    "matmul": "matmul",
+    "attention": "attention",
+    "experts": "experts",
+    "collective": "collective",
+}
 MEASURED_LIBRARIES = ("trtllm", "vllm", "sglang")  # engines whose kernels were measured, as tables name them
 NEAR, FAR = "near", "far"
 
@@ -211,8 +220,11 @@ def _by_distance(makers: Mapping[str, str]) -> dict[str, str]:
     return {f"{maker}_{d}": f"{what}, {far}" for maker, what in makers.items() for d, far in how.items()}
 
 
+_BY_ENGINE = {name: f"of {name}" for name in MEASURED_LIBRARIES}
 _BY_LIBRARY = _by_distance({name: f"by kernels of {name}" for name in MEASURED_LIBRARIES})
 ERROR_KINDS: Mapping[str, Mapping[str, str]] = {
+    "step": _BY_ENGINE,
+    "first": _BY_ENGINE,
     "matmul": _BY_LIBRARY,
     "attention": {"prefill": "of prompts", "decode": "of single tokens"},
     "experts": _BY_LIBRARY,
@@ -243,11 +255,11 @@ def _calibration() -> tuple[Field, ...]:
             for library in (*LIBRARIES, *(own + BLOCK for own in LIBRARIES), *FORMATS):
                 path = f"calibration.experts.{library}.{name.partition('.')[2]}"
                 out.append(Field(path, dimension, f"{name} of {library} kernels: {meaning}", more))
-    for name in _ERRORS:
-        out.append(Field(f"calibration.error.{name}", units.RATIO, f"held-out error of {name} predictions"))
+    for name, what in _ERRORS.items():
+        out.append(Field(f"calibration.error.{name}", units.RATIO, f"held-out error of {what} predictions"))
         for kind, which in ERROR_KINDS.get(name, {}).items():
             path = f"calibration.error.{name}_{kind}"
-            out.append(Field(path, units.RATIO, f"held-out error of {name} predictions {which}"))
+            out.append(Field(path, units.RATIO, f"held-out error of {what} predictions {which}"))
     return tuple(out)
 
 

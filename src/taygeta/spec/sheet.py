@@ -27,6 +27,9 @@ _PORTS = ("calibration.core_port_share", "calibration.matmul.core_port_share")
 _TABLES = ("aliases", "sources", "notes", "activations", "cooling")
 
 
+ORIGINS = ("family", "chip", "user")  # of numbers, the ones that count more last
+
+
 @dataclass(frozen=True)
 class Entry:
     """One number of a sheet in SI units. origin: "chip", "family" or "user"; reason is set for assumptions only."""

@@ -2,8 +2,8 @@
 
 A row is a deployment, an engine as the benchmark ran it, and a closed loop (taygeta.validate.harness). The simulator
 plays the whole run, the burst at its start among it, and the mean TTFT and TPOT over all requests are the answer, as
-the tables quote them. Ranges come from the corners of the step's assumptions, the held-out error of steps, and for the
-TTFT the engine's own error of queues.
+the tables quote them. Ranges come from the corners of the step's assumptions and the held-out error of steps, for the
+TTFT that of first tokens, which queues and benchmarks have a part in.
 """
 
 from __future__ import annotations
@@ -153,8 +153,7 @@ class Runner:
         fast, slow = decoding.spread(row.load)
         d = decoding.deployments[0]
         out = np.empty((2, 3))
-        step = d.chip.constants.get("error.step", 0.0)
-        for i, error in enumerate(((1.0 + step) * (1.0 + d.engine.first_error) - 1.0, step)):
+        for i, error in enumerate(d.chip.error(kernel, row.engine) for kernel in ("first", "step")):
             nominal = np.array([found[i]])
             low, high = widen_columns(nominal, [nominal * fast, nominal * slow], error)
             out[i] = found[i], low[0], high[0]

@@ -48,10 +48,11 @@ SPLITS = (
     ("a100", "h100"),
     ("h200", "b200", "l40s"),
 )  # the chips that lend; all others of a table are predicted
-STEP = "error.step"
+SERVED = ("step", "first")  # kernels whose errors come with engines and models too
 UNMEASURED = "nvidia-blackwell-rtx"  # a family without a measured chip, of the maker of all measured ones
 ROWS = 4000  # of a chip and case: a fixed sample, enough for a mean within half a percent
 LEAST = 50
+OTHER_CHIPS = "other chips"  # the sources of all chips of a case together: of each those that do not have it
 
 
 @dataclass(frozen=True)
@@ -131,9 +132,10 @@ def carried_to(system: System, sources: Sequence[Chip], found: Residuals, kernel
     if kin:
         paths = [path for path in kin[0].constants if path.startswith("error.")]
         errors = {path: max(source.constants[path] for source in kin) for path in paths}
-        if kernel == "step":
-            told = unseen_steps(found, system.chip.family)
-            errors[STEP] = max(errors[STEP], strange[STEP] if told is None else told)
+        for kind in ("", *ERROR_KINDS[kernel]) if kernel in SERVED else ():
+            path = f"error.{kernel}_{kind}" if kind else f"error.{kernel}"
+            told = unseen_steps(found, kernel, system.chip.family, kind)
+            errors[path] = max(errors[path], strange[path] if told is None else told)
     else:
         kinds = {f"error.{kernel}_{kind}": kind for kind in ERROR_KINDS.get(kernel, {})}
         told = {path: unseen(found, kernel, system.chip.family, kind) for path, kind in kinds.items()}
@@ -143,22 +145,40 @@ def carried_to(system: System, sources: Sequence[Chip], found: Residuals, kernel
     return tuple(replace(chip, constants=MappingProxyType({**chip.constants, **errors})) for chip in lent)
 
 
+@dataclass(frozen=True)
+class Answered:
+    """The rows of one chip in a case, answered with the constants of `sources`, its own, and its family's defaults."""
+
+    sources: tuple[str, ...]
+    carried: polars.DataFrame
+    own: polars.DataFrame
+    defaults: polars.DataFrame | None
+
+
 def held_out(results: Sequence[Result], systems: Systems, progress: Progress | None = None) -> list[HeldOut]:
-    """Return every chip of every case with the constants of the chips of each split that it is not in."""
+    """Return every chip of every case with the constants of the chips of each split that it is not in, and all chips
+    of a case together.
+    """
     tables = {result.table: result for result in results}
     found = Residuals(results, systems)
-    work = [(case, split) for case in CASES if case.table in tables for split in SPLITS]
-    out: list[HeldOut] = []
-    for done, (case, split) in enumerate(work):
-        if progress:
-            progress(done, len(work))
-        sources = [ported(systems.get(name)) for name in split]
-        for name, rows in _samples(tables[case.table], case).items():
-            chip = _chip(systems, name)
-            if chip is not None and chip.id not in {source.id for source in sources}:
-                out.append(_score(case, name, rows, systems, sources, found))
+    cases = [case for case in CASES if case.table in tables]
+    done, out = 0, []
+    for case in cases:
+        answered: list[Answered] = []
+        for split in SPLITS:
+            if progress:
+                progress(done, len(cases) * len(SPLITS))
+            done += 1
+            sources = [ported(systems.get(name)) for name in split]
+            for name, rows in _samples(tables[case.table], case).items():
+                chip = _chip(systems, name)
+                if chip is not None and chip.id not in {source.id for source in sources}:
+                    answered.append(_answered(case, name, rows, systems, sources, found))
+        out += [_scored(case, part, tables[case.table].chip) for part in answered]
+        if len(answered) > 1:
+            out.append(_scored(case, _together(answered), tables[case.table].chip))
     if progress:
-        progress(len(work), len(work))
+        progress(done, done)
     return out
 
 
@@ -181,26 +201,38 @@ def _samples(result: Result, case: Case) -> Mapping[str, polars.DataFrame]:
     return out
 
 
-def _score(
+def _answered(
     case: Case, name: str, rows: polars.DataFrame, systems: Systems, sources: Sequence[Chip], found: Residuals
-) -> HeldOut:
+) -> Answered:
     table = next(table for table in TABLES if table.name == case.table)
-    ids = tuple(source.id for source in sources)
+    kernel = next(kernel for kernel, tables in KERNELS.items() if case.table in tables)
+    carried = answer_frame(table, rows, Lent(systems, lambda system: carried_to(system, sources, found, kernel)))
+    family = systems.get(name).chip.family
+    defaults = answer_frame(table, rows, Lent(systems, family_only)) if family else None
+    return Answered(tuple(source.id for source in sources), carried, rows, defaults)
+
+
+def _together(parts: Sequence[Answered]) -> Answered:
+    """Return the rows of all chips of a case; with defaults where each chip has a family."""
+    pl = require("polars", "tables", "Scoring")
+    carried, own = (pl.concat([getattr(part, name) for part in parts]) for name in ("carried", "own"))
+    defaults = [part.defaults for part in parts if part.defaults is not None]
+    return Answered((OTHER_CHIPS,), carried, own, pl.concat(defaults) if len(defaults) == len(parts) else None)
+
+
+def _scored(case: Case, part: Answered, chip: str) -> HeldOut:
+    """Return the scores of answered rows. chip: the table's column of chips."""
+    ours = metrics(case.table)[0].name
+    every = part.sources == (OTHER_CHIPS,)
 
     def scored(frame: polars.DataFrame, ending: str) -> Score:
-        ours = metrics(table.name)[0].name
         total = next(
             s
-            for s in scores(table.name, table.chip, frame)
-            if (s.scope, s.group, s.metric) == (CLEAN, EVERY_GROUP, ours) and s.chip != EVERY_CHIP
+            for s in scores(case.table, chip, frame)
+            if (s.scope, s.group, s.metric) == (CLEAN, EVERY_GROUP, ours) and (s.chip == EVERY_CHIP) == every
         )
-        origin = f"from {', '.join(ids)}"
+        origin = f"from {', '.join(part.sources)}"
         return replace(total, scope=HELD_OUT, dimension=origin, group=case.name, metric=ours + ending)
 
-    kernel = next(kernel for kernel, tables in KERNELS.items() if case.table in tables)
-    lent = Lent(systems, lambda system: carried_to(system, sources, found, kernel))
-    carry = scored(answer_frame(table, rows, lent), "")
-    defaults = None
-    if systems.get(name).chip.family:
-        defaults = scored(answer_frame(table, rows, Lent(systems, family_only)), DEFAULTS)
-    return HeldOut(ids, carry, scored(rows, OWN), defaults)
+    defaults = scored(part.defaults, DEFAULTS) if part.defaults is not None else None
+    return HeldOut(part.sources, scored(part.carried, ""), scored(part.own, OWN), defaults)

@@ -8,6 +8,8 @@ LEAST of each of those. Cards joined in pairs are a system of the chip, where ot
 stands for a family that nobody measured counts measured families alike, however many chips each has: the next family is
 one more of them.
 
+First tokens are told by the same rows as whole steps, each kind by one engine's.
+
 - A chip that was measured: its own rows that no filter leaves out, most of which no constant was fitted on.
 - A family with a measured chip: that of its chips, times what is lost between siblings (H100 and H200, each with the
   other's constants). The families of one measured chip have no sibling to show it on.
@@ -37,7 +39,7 @@ from taygeta.spec.fields import ERROR_KINDS
 from taygeta.validate.carry import Lent, carried_corners, ported
 from taygeta.validate.kinds import PAIRS, kinds_of
 from taygeta.validate.run import Result, answer_frame
-from taygeta.validate.score import metrics
+from taygeta.validate.score import OF_FIRST, Metric, metrics
 from taygeta.validate.systems import System, Systems
 from taygeta.validate.tables import TABLES
 
@@ -51,6 +53,7 @@ KERNELS: Mapping[str, tuple[str, ...]] = {
     "experts": ("moe",),
     "collective": ("comm",),
     "step": ("e2e",),
+    "first": ("e2e",),
 }
 INSIDE, LEAST = 0.8, 0.75  # share of measurements in the range: wanted, and in every table of a chip at least
 WIDTH_OWN, WIDTH_OTHER = 1.5, 2.0  # median high / low that a range is worth having at: measured chips, others
@@ -102,10 +105,17 @@ class ErrorConstant:
         )
 
 
-def sample(table: str, system: str, chip: str, frame: polars.DataFrame, error: float | np.ndarray) -> Sample:
+def compared(kernel: str, table: str) -> Metric:
+    """Return what tells the errors of a kernel in a table: its times, of e2e those of steps or of first tokens."""
+    return next((m for m in metrics(table) if m.name == OF_FIRST and kernel == "first"), metrics(table)[0])
+
+
+def sample(
+    kernel: str, table: str, system: str, chip: str, frame: polars.DataFrame, error: float | np.ndarray
+) -> Sample:
     """Return what the rows of an answered frame need. error: the constant that its ranges, or each, hold already."""
     pl = require("polars", "tables", "Scoring")
-    ours = metrics(table)[0]
+    ours = compared(kernel, table)
     held_already = pl.Series("_error", np.broadcast_to(np.asarray(error, dtype=float), frame.height))
     columns = frame.select(ours.predicted, ours.measured, ours.low, ours.high).with_columns(held_already).drop_nulls()
     nominal, measured, low, high, error = (columns[name].to_numpy().astype(float) for name in columns.columns)
@@ -171,7 +181,7 @@ class Residuals:
         self._frames = {(r.table, name): part for r in results for name, part in _clean(r, systems)}
         found = (self._system(name).chip for name in sorted({name for _, name in self._frames}))
         self._chips = {chip.id: chip for chip in found}
-        self._carried: dict[tuple[str, str, tuple[str, ...]], list[Answered]] = {}
+        self._carried: dict[tuple[tuple[str, ...], str, tuple[str, ...]], list[Answered]] = {}
 
     def _system(self, name: str) -> System:
         return self._systems.get(name.removesuffix(PAIRS))
@@ -192,27 +202,33 @@ class Residuals:
                 rows = _of_kind(Answered(table, name, frame, kinds), kind)
                 if rows.frame.height:
                     errors = self._system(name).errors(kernel, rows.kinds)
-                    out.append(sample(table, name, chip, rows.frame, errors))
+                    out.append(sample(kernel, table, name, chip, rows.frame, errors))
         return out
 
     def carried(self, kernel: str, chip: str, sources: Sequence[str], kind: str = "") -> list[Sample]:
         """Return the samples of a chip with the constants of `sources`, on a fixed sample of its rows."""
-        key = kernel, chip, tuple(sources)
-        if key not in self._carried:
-            self._carried[key] = self._answered(kernel, chip, sources)
-        parts = [_of_kind(answered, kind) for answered in self._carried[key]]
-        return [sample(part.table, part.system, chip, part.frame, 0.0) for part in parts if part.frame.height]
+        parts = [_of_kind(answered, kind) for answered in self._lent(kernel, chip, sources)]
+        return [sample(kernel, part.table, part.system, chip, part.frame, 0.0) for part in parts if part.frame.height]
 
-    def _benchmarks(self, chip: str, sources: Sequence[str]) -> list[Sample]:
-        """Return the samples of whole steps of a chip with the constants of `sources`, one of each benchmark."""
-        self.carried("step", chip, sources)
+    def _benchmarks(self, kernel: str, chip: str, sources: Sequence[str], kind: str) -> list[Sample]:
+        """Return the samples of whole steps, or first tokens, of a chip with the constants of `sources`, one of each
+        benchmark.
+        """
+        parts = [_of_kind(answered, kind) for answered in self._lent(kernel, chip, sources)]
         frames = [
             (answered, part)
-            for answered in self._carried["step", chip, tuple(sources)]
+            for answered in parts
             for part in answered.frame.partition_by(BENCHMARK, maintain_order=True)
             if part.height >= FEWEST_KIND
         ]
-        return [sample(answered.table, answered.system, chip, part, 0.0) for answered, part in frames]
+        return [sample(kernel, answered.table, answered.system, chip, part, 0.0) for answered, part in frames]
+
+    def _lent(self, kernel: str, chip: str, sources: Sequence[str]) -> list[Answered]:
+        """Return the rows of a chip with the constants of `sources`, answered once for all kernels of a table."""
+        key = KERNELS[kernel], chip, tuple(sources)
+        if key not in self._carried:
+            self._carried[key] = self._answered(kernel, chip, sources)
+        return self._carried[key]
 
     def _answered(self, kernel: str, chip: str, sources: Sequence[str]) -> list[Answered]:
         lending = [ported(self._systems.get(name)) for name in sources]
@@ -232,9 +248,11 @@ class Residuals:
         """
         return self._crossed(left_out, lambda name, rest: self.carried(kernel, name, rest, kind))
 
-    def benchmarks(self, left_out: str) -> list[Sample]:
-        """Return the samples of whole steps as `others`, one of each benchmark; benchmarks of a chip count alike."""
-        lent = self._crossed(left_out, self._benchmarks)
+    def benchmarks(self, kernel: str, left_out: str, kind: str = "") -> list[Sample]:
+        """Return the samples of whole steps, or first tokens, as `others`, one of each benchmark; benchmarks of a chip
+        count alike.
+        """
+        lent = self._crossed(left_out, lambda name, rest: self._benchmarks(kernel, name, rest, kind))
         return [replace(s, weight=s.weight / len(told)) for told in lent.values() for s in told]
 
     def _crossed(self, left_out: str, tell: Callable[[str, list[str]], list[Sample]]) -> Mapping[str, list[Sample]]:
@@ -249,14 +267,14 @@ class Residuals:
         return lent
 
 
-def unseen_steps(found: Residuals, family: str) -> float | None:
-    """Return the error constant of whole steps of a chip as if nobody had measured its family; None without rows of two
-    other families.
+def unseen_steps(found: Residuals, kernel: str, family: str, kind: str = "") -> float | None:
+    """Return the error constant of whole steps, or first tokens, of a chip as if nobody had measured its family; None
+    without rows of two other families.
 
     It holds INSIDE of the rows in INSIDE of the benchmarks of the other families: a chip comes with engines and models
     of its own, whose rows are off together.
     """
-    each = [replace(s, needed=np.array([quantile([s], INSIDE)])) for s in found.benchmarks(family)]
+    each = [replace(s, needed=np.array([quantile([s], INSIDE)])) for s in found.benchmarks(kernel, family, kind)]
     return float(np.expm1(quantile(each, INSIDE))) if each else None
 
 

@@ -7,6 +7,7 @@
 - How far a prediction is from its roofline. Where that is at least half of it, arithmetic or streams that no kernel
   avoids leave little to be wrong about; far from it, launches, waits and part-filled tiles are most of the time.
 - Of attention: prefill, whose tiles multiply, and decode, which streams a cache.
+- Of whole steps and of first tokens: whose engine plans and launches them.
 
 A library that is not named has the constant of all rows of its kernel.
 """
@@ -61,6 +62,8 @@ def kinds_of(table: str, frame: polars.DataFrame) -> np.ndarray:
     out = np.full(frame.height, "", dtype=object)
     if table in ("attention_prefill", "attention_decode"):
         out[:] = attention_kind(table == "attention_decode")
+    if table == "e2e":
+        out[:] = frame["backend"].to_list()
     if table not in ("gemm", "moe", "comm"):
         return out
     predicted, roofline = (frame[name].to_numpy().astype(float) for name in ("predicted_s", "roofline_s"))

@@ -58,7 +58,8 @@ rows, a fixed sample; the range is that of the chip's unpublished numbers and th
 the sources of its family, else of a family never measured, of which its own rows tell nothing
 where the other families are two at least; of whole steps the larger of that and of what the benchmarks
 of other families tell, each counted alike. Beside it the same rows with the chip's own constants, and
-with the defaults of its family, which is what a chip of a known family gets.
+with the defaults of its family, which is what a chip of a known family gets. Lines of all chips hold
+the rows of those above them: how often a range holds a chip that nobody measured, over such chips.
 
 What is not left out: constants that all chips share were fitted on them together, and stay: five of matrix
 multiply (memory_efficiency, power_coupling, step_seconds, start_depth, split_seconds), which barely move

@@ -18,7 +18,6 @@ from taygeta.spec.chip import Chip, build_chip
 from taygeta.spec.sheet import Sheet
 
 CORNERS = ("fast", "slow")
-ORIGINS = ("family", "chip", "user")  # of numbers, the ones that count more last
 
 
 @dataclass(frozen=True)
@@ -42,23 +41,13 @@ class System:
         return tuple(silicon(chip) for chip in self.chips)
 
     def error(self, kernel: str, kind: str = "") -> float:
-        """Return the ratio within which 80 % of held-out measurements of a kernel lie, minus one.
-
-        kind: of taygeta.validate.kinds; "", or one without a constant, has that of the kernel. So has a kind whose
-        constant is a family's default where the chip's file states the kernel's, and a chip file's where a user does.
-        """
-        whole, own = f"error.{kernel}", f"error.{kernel}_{kind}"
-        stated = bool(kind) and own in self.chip.constants and self._rank(own) >= self._rank(whole)
-        return self.chip.constants.get(own if stated else whole, 0.0)
+        """Return the chip's error of a kernel, or of a kind of its rows (taygeta.validate.kinds)."""
+        return self.chip.error(kernel, kind)
 
     def errors(self, kernel: str, kinds: np.ndarray) -> np.ndarray:
         """Return `error` of each row, given the kinds of rows."""
         found = {kind: self.error(kernel, kind) for kind in set(kinds.tolist())}
         return np.array([found[kind] for kind in kinds.tolist()], dtype=float)
-
-    def _rank(self, path: str) -> int:
-        entry = self.sheet.entries.get(f"calibration.{path}")
-        return ORIGINS.index(entry.origin) if entry else 0
 
 
 class Systems:
