@@ -38,7 +38,7 @@ REACH = {  # what a host may take at least and at most: seconds, a factor for pr
     "host_request": (0.0, 5e-5),
     "prompt_step": (0.0, 0.2),
     "prompt_slowdown": (0.8, 1.6),
-    "first_delay": (0.0, 0.15),
+    "client_delay": (0.0, 0.15),
     "eager": (0.0, 2e-4),
     "emit_token": (0.0, 1e-4),
 }

@@ -59,7 +59,7 @@ def traffic(count: int = 120, gap: float = 0.05, isl: int = 512, osl: int = 32) 
 
 
 HOST = {
-    "host_step": 1.2e-3, "host_request": 30e-6, "prompt_step": 0.0, "prompt_slowdown": 1.0, "first_delay": 0.0,
+    "host_step": 1.2e-3, "host_request": 30e-6, "prompt_step": 0.0, "prompt_slowdown": 1.0, "client_delay": 0.0,
     "intake_request": 0.0, "intake_token": 0.0, "emit_token": 0.0,
 }  # fmt: skip
 """An engine whose times can be counted, whatever the catalogue's are fitted to."""

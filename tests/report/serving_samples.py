@@ -116,8 +116,9 @@ def closed() -> ServingReport:
 def real(error: float = 0.0, chips: int = 1) -> Deployment:
     """GPT-2 on a measured chip, nothing assumed but the error of a step, on an engine without host time."""
     d = deploy("gpt2", on=f"h100:{chips}", tp=1)
-    constants = MappingProxyType({**d.chip.constants, "error.step": error})
-    host = dict.fromkeys(("host_step", "host_request", "eager_launch", "prompt_step", "first_delay"), 0.0)
+    rest = {path: value for path, value in d.chip.constants.items() if not path.startswith("error.step")}
+    constants = MappingProxyType({**rest, "error.step": error})
+    host = dict.fromkeys(("host_step", "host_request", "eager_launch", "prompt_step", "client_delay"), 0.0)
     engine = replace(d.engine, **host)
     return replace(d, chip=replace(d.chip, constants=constants), engine=engine, corners=())
 

@@ -51,7 +51,7 @@ def bounds(**changes: Any) -> Limits:
         block_tokens=4, fixed_blocks=0, reserve=0.0, caches=0, hash_tokens=1, hash_blocks=0, host_pieces=0,
         host_piece=0.0, intake_steps=1, wait_steps=0, wait_share=1.0, host_step=0.0, host_request=0.0, overlaps_host=0,
         captured_tokens=0, eager=0.0, prompt_step=0.0, intake_request=0.0, intake_token=0.0, emit_token=0.0,
-        stream_interval=1, streams_first=1, verified=1, draft=0.0, prompt_slowdown=1.0, plans_ahead=0, first_delay=0.0,
+        stream_interval=1, streams_first=1, verified=1, draft=0.0, prompt_slowdown=1.0, plans_ahead=0, client_delay=0.0,
         compile_pieces=0.0,
     )  # fmt: skip
     return plain._replace(**changes)
@@ -143,7 +143,7 @@ def _kind(draw: np.random.Generator, role: str, hash_tokens: int, drafted: int) 
         captured_tokens=some(0, 0, 12), compile_pieces=some(0.0, 0.0, 0.3),
         intake_token=some(0.0, 1e-5), emit_token=some(0.0, 1e-4), stream_interval=some(1, 1, 4),
         streams_first=some(0, 1), verified=verified, draft=drafted * 0.05,
-        prompt_slowdown=some(1.0, 1.25), plans_ahead=some(0, 0, 1), first_delay=some(0.0, 0.005),
+        prompt_slowdown=some(1.0, 1.25), plans_ahead=some(0, 0, 1), client_delay=some(0.0, 0.005),
     )  # fmt: skip
     replicas = int(draw.integers(1, 4))
     least = int(draw.integers(1, replicas + 1))

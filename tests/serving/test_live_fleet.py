@@ -113,7 +113,7 @@ def test_a_request_that_goes_away_frees_its_memory_and_its_place() -> None:
 
 
 def test_a_token_on_its_way_out_goes_away_with_its_request() -> None:
-    fleet = live(bounds(first_delay=0.5))
+    fleet = live(bounds(client_delay=0.5))
     r = fleet.submit(0.0, 1, 1)
     assert fleet.advance_until(1.25) == []
     fleet.cancel(r)

@@ -54,7 +54,7 @@ def screen(d: Deployment, traffic: Traffic, slo: Slo) -> Screened:
         return Screened(d, refused="a decode step alone is slower than the TPOT")
     prompt = int(_kept_by(np.sort(traffic.isl), slo.share))
     fresh = traffic.prefixes is None or not d.engine.prefix_caching
-    first = prefill_seconds(model, d, prompt) + d.engine.first_delay
+    first = prefill_seconds(model, d, prompt) + d.engine.client_delay
     if slo.ttft is not None and fresh and first > slo.ttft:
         return Screened(d, refused="a prompt alone takes longer than the TTFT")
     return Screened(d, _replicas(model, d, traffic, slo))

@@ -213,7 +213,7 @@ def sent(s, r):
         set_rate(q)
         q.arrived, q.computed, q.end, q.last = 1, 0, INFINITY, s.now
         if q.first == INFINITY and kind_of(s, target.kind).streams_first:
-            q.first = s.now + kind_of(s, target.kind).first_delay
+            q.first = s.now + kind_of(s, target.kind).client_delay
         submit(s, q.target, r)
     return came_from if alive and source.ends == INFINITY else NONE
 

@@ -293,7 +293,7 @@ def in_order(s, count):
 def emit(s, bounds, n, q, done):
     """Note a sequence's first visible token; return whether its latest tokens are its last."""
     if q.answer and q.first == INFINITY and not q.later and q.made + 1 + produced(q, done) >= seen(bounds, q):
-        q.first = replica_of(s, n).emitted + bounds.first_delay
+        q.first = replica_of(s, n).emitted + bounds.client_delay
     return done >= q.steps
 
 
@@ -327,7 +327,6 @@ def conclude(s, bounds, n, k, r, done):
     q.admitted = NONE
     if not q.later:
         release(s, rank, k, q)
-    emitted = replica_of(s, n).emitted
-    q.end = max(emitted, q.first) if q.first < INFINITY else emitted
+    q.end = replica_of(s, n).emitted + bounds.client_delay
     replica_of(s, n).outstanding -= 1
     put_last(s, queue_of(s, s.done), r)

@@ -74,7 +74,7 @@ class Limits(NamedTuple):
     prompt_slowdown: float
     compile_pieces: float
     plans_ahead: int
-    first_delay: float
+    client_delay: float
     intake_request: float
     intake_token: float
     emit_token: float
@@ -145,7 +145,7 @@ def limits(
         prompt_slowdown=e.prompt_slowdown,
         compile_pieces=e.compile_pieces,
         plans_ahead=int(e.plans_ahead),
-        first_delay=e.first_delay,
+        client_delay=e.client_delay,
         intake_request=e.intake_request,
         intake_token=e.intake_token,
         emit_token=e.emit_token,

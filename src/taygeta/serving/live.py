@@ -238,7 +238,7 @@ class Live(Plain):
         made, gone, limits = r.made + 1 + r.produced(r.done), self._gone.get(r.index, 0), replica.limits
         together = 1 if limits.streams_first and not gone else min(limits.stream_interval, r.osl)
         if made > gone and (last or made - gone >= together):
-            self._depart(r, r.end if last else max(replica.emitted, r.first), made, last)
+            self._depart(r, replica.emitted + limits.client_delay, made, last)
 
     def _depart(self, r: Flight, at: float, tokens: int, last: bool) -> None:
         self._gone[r.index] = tokens

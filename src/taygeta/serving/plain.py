@@ -205,7 +205,7 @@ class Plain:
         r.answer, r.steps, r.later, r.later_steps = r.later + 1, r.later_steps, 0, 0
         r.arrived, r.computed, r.done, r.end, r.last = True, 0, 0, INFINITY, self.now
         if r.first == INFINITY and self.replicas[n].limits.streams_first:
-            r.first = self.now + self.replicas[n].limits.first_delay
+            r.first = self.now + self.replicas[n].limits.client_delay
         self.replicas[n].submit(r, self.now)
 
     def _retry(self, r: Flight) -> None:

@@ -280,10 +280,10 @@ class Replica:
             alone = self.limits.streams_first or self.limits.stream_interval == 1
             seen = 1 if alone else min(self.limits.stream_interval, r.osl)
             if r.first == INFINITY and not r.later and total >= seen:
-                r.first = self.emitted + self.limits.first_delay
+                r.first = self.emitted + self.limits.client_delay
         if r.done < r.steps:
             return False
-        r.end = max(self.emitted, r.first) if r.first < INFINITY else self.emitted
+        r.end = self.emitted + self.limits.client_delay
         return True
 
 

@@ -54,7 +54,7 @@ class Engine:
     and long steps run hot. compile_pieces: seconds in which an engine that was not warmed up compiles kernels, once,
     in the first step that takes only a piece of a prompt: those for the pieces to come. intake_request, intake_token:
     seconds for which a request, and each token of its prompt, keeps the front end before the scheduler sees it.
-    first_delay: seconds that a first token takes on its way to the client beyond those that follow it. emit_token:
+    client_delay: seconds that tokens take on their way to the client. emit_token:
     seconds of the front end for an emitted chunk of tokens. stream_interval: tokens that leave together;
     streams_first: the first leaves alone.
 
@@ -104,7 +104,7 @@ class Engine:
     prompt_slowdown: float = 1.0
     compile_pieces: float = 0.0
     plans_ahead: bool = False
-    first_delay: float = 0.0
+    client_delay: float = 0.0
     intake_request: float = 0.0
     intake_token: float = 0.0
     emit_token: float = 0.0
@@ -145,7 +145,7 @@ _DIMENSIONS = {
     "prompt_step": units.SECONDS,
     "prompt_slowdown": units.RATIO,
     "compile_pieces": units.SECONDS,
-    "first_delay": units.SECONDS,
+    "client_delay": units.SECONDS,
     "intake_request": units.SECONDS,
     "intake_token": units.SECONDS,
     "emit_token": units.SECONDS,

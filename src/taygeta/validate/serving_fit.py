@@ -34,7 +34,7 @@ CONSTANTS = {
     "host_step": 1e-3,
     "host_request": 20e-6,
     "prompt_step": 5e-3,
-    "first_delay": 5e-3,
+    "client_delay": 5e-3,
     "intake_request": 1e-3,
     "intake_token": 1e-6,
     "emit_token": 5e-6,
@@ -45,6 +45,7 @@ LEAST_RUNS = 2  # of different load: one load does not tell a step's time from a
 LEAST_REQUESTS = 16  # of a run
 MOST_REQUESTS = 4_000  # of a run that are simulated
 ITERATIONS = 12
+STARTS = (0.0, 1.0, 3.0)  # times the usual sizes, each constant at least as the engine has it
 VISIBLE = 0.002  # change of any compared time, for a constant at its usual size, below which it is not seen
 ALIKE = 0.998  # cosine of the moves of two constants from which they cannot be told apart
 ONE_LENGTH = 0.05  # deviation of the prompts' lengths over their mean, below which they are of one length
@@ -218,7 +219,26 @@ def _one_length(compared: Sequence[_Compared]) -> bool:
 def _fit(
     compared: Sequence[_Compared], names: Sequence[str], start: NDArray[np.float64], step: Callable[[int], None]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return all constants, those of `names` fitted, and the standard error of each (0 of those left)."""
+    """Return all constants, those of `names` fitted, and the standard error of each (0 of those left).
+
+    The fit begins at each of STARTS and the best end counts: whether a request catches a step or the next one makes
+    valleys.
+    """
+    places = [list(CONSTANTS).index(name) for name in names]
+    scale = np.array(list(CONSTANTS.values()))
+    ends = []
+    for n, times in enumerate(STARTS):
+        begun = start.copy()
+        begun[places] = np.maximum(begun[places], times * scale[places])
+        ends.append(_descended(compared, names, begun, lambda i, n=n: step((n * ITERATIONS + i) // len(STARTS))))
+    x, moves, r = min(ends, key=lambda end: _loss(end[2]))
+    return x, _errors(moves, r, places, scale)
+
+
+def _descended(
+    compared: Sequence[_Compared], names: Sequence[str], start: NDArray[np.float64], step: Callable[[int], None]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return constants at which the loss is least around `start`, how residuals move there, and the residuals."""
     places = [list(CONSTANTS).index(name) for name in names]
     x, damping = start.copy(), 1e-3
     scale = np.array(list(CONSTANTS.values()))
@@ -241,7 +261,7 @@ def _fit(
             damping *= 8.0
             if damping > 1e4:
                 break
-    return x, _errors(moves, r, places, scale)
+    return x, moves, r
 
 
 def _errors(
