@@ -29,6 +29,7 @@ from taygeta.cost.protocol import (
     CHANNEL_RATE,
     FULL_GATHER,
     FULL_STEP,
+    LINE_SHARE,
     LL,
     LL128,
     SIMPLE,
@@ -36,6 +37,7 @@ from taygeta.cost.protocol import (
     choose,
     ll_time,
     protocol_time,
+    stream,
 )
 
 # 100 GB/s and 1 us per step; a library with no losses but a start of 5 us.
@@ -47,8 +49,9 @@ BUS = SWITCHED._replace(topology=SHARED, bus=40e9)
 PLAIN = CollectiveConstants(
     efficiency=1.0, start=5.0, blend=0.0, local_copy=0.0, switch_efficiency=0.5,
     direct_start=2.0, direct_second=1.5, direct_efficiency=1.0,
-    ll_start=5.0, ll_efficiency=1.0, ll_channels=0.0, ll128_start=5.0, ll128_efficiency=1.0,
-    simple_start=5.0, simple_step=1.0, simple_efficiency=1.0, switch_start=5.0,
+    ll_start=5.0, ll_efficiency=1.0, ll_channels=0.0, ll128_start=5.0, ll128_flight=1e9,
+    simple_start=5.0, simple_step=1.0, simple_efficiency=1.0,
+    switch_start=5.0, switch_fill=0.0, switch_flight=1e9, switch_depth=0.0,
 )  # fmt: skip
 REAL = CollectiveConstants()
 LINKS = {"switch": SWITCHED, "mesh": MESHED, "ring": RING, "torus": TORUS_2D, "bus": BUS}
@@ -61,8 +64,10 @@ operations = st.sampled_from(OPERATIONS)
 
 
 def test_ring_all_reduce_by_hand():
-    # 4 chips, 1 MB each: 6 steps of 1 us, 1.5 MB on the wire at 100 GB/s = 15 us, start 5 us.
-    assert all_reduce(1e6, 4.0, SWITCHED, PLAIN) == pytest.approx((26e-6, 15e-6, 6e-6, 5e-6))
+    # 4 chips, 1 MB each: 6 steps of 1 us, 1.5 MB on the wire in lines of which .92 are data at 100 GB/s = 16.3 us,
+    # start 5 us.
+    wire = 15e-6 / LINE_SHARE
+    assert all_reduce(1e6, 4.0, SWITCHED, PLAIN) == pytest.approx((11e-6 + wire, wire, 6e-6, 5e-6))
 
 
 def test_gather_and_scatter_by_hand():
@@ -189,7 +194,7 @@ def test_a_switch_that_adds_sends_less():
     c = PLAIN._replace(switch_efficiency=1.0)
     adds = SWITCHED._replace(reduces=1.0)
     assert all_reduce(1e6, 8.0, adds, c)[:2] == pytest.approx((15e-6, 10e-6))
-    assert all_reduce(1e6, 8.0, SWITCHED, c)[1] == pytest.approx(17.5e-6)
+    assert all_reduce(1e6, 8.0, SWITCHED, c)[1] == pytest.approx(17.5e-6 / LINE_SHARE)
     assert all_reduce(1e3, 8.0, adds, c)[2] == pytest.approx(14e-6)  # its start is too long for a kilobyte: 14 steps
     assert all_gather(1e6, 8.0, adds, c) == all_gather(1e6, 8.0, SWITCHED, c)  # nothing to add
 
@@ -219,10 +224,32 @@ def test_the_tuner_by_hand():
 
 
 def test_protocols_by_hand():
-    # 1 MB, 4 steps, 2 MB on the wire at 100 GB/s, 1 us.
-    c = PLAIN._replace(ll128_start=10.0, ll128_efficiency=0.8, simple_start=20.0, simple_step=3.0)
-    times = [protocol_time(p, 1e6, 4.0, 2e6, 100e9, 1e-6, c)[0] for p in (LL128, SIMPLE, SUMMED)]
-    assert times == pytest.approx([10e-6 + 4e-6 + 25e-6, 20e-6 + 12e-6 + 20e-6, 5e-6 + 20e-6])
+    # 1 MB, 4 steps, 2 MB on the wire at 100 GB/s, 1 us. A line of LL128 has a sixteenth of flags: .92 of Simple.
+    c = PLAIN._replace(ll128_start=10.0, simple_start=20.0, simple_step=3.0)
+    times = [protocol_time(p, 1e6, 4.0, 2e6, 2.0, 100e9, 1e-6, c)[0] for p in (LL128, SIMPLE, SUMMED)]
+    assert times == pytest.approx([10e-6 + 4e-6 + 20e-6 / 0.92, 20e-6 + 12e-6 + 20e-6, 5e-6 + 20e-6])
+
+
+def test_a_channel_sends_what_it_has_under_way_over_the_latency():
+    # four channels of 10 kB over 2 us are 20 GB/s, below .8 of 112; a slow link has two channels all the same
+    assert stream(0.8, 10e3, 4.0 * CHANNEL_RATE, 2e-6) == pytest.approx(20e9)
+    assert stream(0.8, 10e3, 4.0 * CHANNEL_RATE, 0.2e-6) == pytest.approx(0.8 * 4.0 * CHANNEL_RATE)
+    assert stream(0.8, 10e3, 0.1 * CHANNEL_RATE, 5e-6) == pytest.approx(0.8 * 0.1 * CHANNEL_RATE)
+    # so LL128 passes as many bytes over links of any bandwidth and one latency, and fewer where that is longer
+    c = PLAIN._replace(ll128_flight=10e3)
+    shares = [2e6 / protocol_time(LL128, 1e6, 4.0, 2e6, 8.0, 600e9, x * 1e-6, c)[1] / 600e9 for x in (0.1, 1.0, 2.0)]
+    assert shares == pytest.approx([0.92, 10e3 / 1e-6 / CHANNEL_RATE, 5e3 / 1e-6 / CHANNEL_RATE])
+
+
+@pytest.mark.parametrize(
+    ("size", "chunks"), [(2**23 - 1, 1.0), (2**23, 2.0), (2**26 - 1, 2.0), (2**26, 4.0), (2**30, 4.0)]
+)
+def test_a_switch_adds_larger_chunks_of_larger_vectors_by_hand(size, chunks):
+    """Eight chips of 16 channels: 32 KiB from 8 MiB on, 64 from 64 MiB on."""
+    c = PLAIN._replace(switch_start=20.0, switch_fill=10.0, switch_flight=1e3, switch_depth=1e3, switch_efficiency=1.0)
+    found = protocol_time(SUMMED, float(size), 0.0, 0.0, 8.0, 16.5 * CHANNEL_RATE, 1e-6, c)
+    assert found[3] == pytest.approx((20.0 + 10.0 * chunks) * 1e-6)
+    assert found[1] == pytest.approx(size / ((1.0 + chunks) * 1e3 * 16.5 / 1e-6))
 
 
 def test_two_tiers_by_hand():
@@ -268,10 +295,12 @@ def test_more_bytes_never_faster_and_better_links_never_slower(operation, size, 
 
 @given(st.sampled_from([LL, LL128, SIMPLE, SUMMED]), sizes, groups, st.floats(1.01, 16.0))
 def test_a_protocol_is_never_faster_with_more_bytes_or_on_worse_links(protocol, size, chips, factor):
+    c = REAL._replace(switch_fill=0.0, switch_depth=0.0)  # larger chunks start later and then send faster
+
     def seconds(size, rate, latency):
         if protocol == LL:
             return ll_time(size, 0.5, chips, 2.0 * size, chips, rate, latency, False, REAL)[0]
-        return protocol_time(protocol, size, chips, 2.0 * size, rate, latency, REAL)[0]
+        return protocol_time(protocol, size, chips, 2.0 * size, chips, rate, latency, c)[0]
 
     base = seconds(size, 100e9, 1e-6)
     assert seconds(size * factor, 100e9, 1e-6) >= base

@@ -19,6 +19,7 @@ from taygeta.cost.routing import routing_even
 from taygeta.cost.silicon import constants, core_port
 from taygeta.cost.vector import QuantiseConstants, quantise
 from taygeta.validate import tables
+from taygeta.validate.comm import paired
 from taygeta.validate.libraries import all_reduce_library, attention_kernel
 from taygeta.validate.run import answer_frame, result
 from taygeta.validate.systems import Systems
@@ -204,7 +205,7 @@ def test_collectives_follow_the_table_in_what_bytes_means(write, kernels):
         all_reduce(size, 8, kernels.link, kernels.collective)[0],
         all_gather(size / 8, 8, kernels.link, kernels.collective)[0],  # the table names the gathered output
         send(size, kernels.link, kernels.collective)[0],
-        all_reduce_best(size, 8, kernels.link, kernels.collective._replace(**all_reduce_library("vllm", "")))[0],
+        all_reduce_best(size, 8, kernels.link, kernels.collective._replace(**all_reduce_library("vllm", "", False)))[0],
     ]
     rows = [comm_row(), comm_row(op="all_gather"), comm_row(op="p2p"), comm_row(library="vllm_custom")]
     assert predicted("comm", write("comm", rows)) == [pytest.approx(t, rel=1e-9) for t in times]
@@ -235,7 +236,14 @@ def test_elements_that_a_switch_does_not_add_go_round_the_ring(write, kernels):
 
 
 def test_a_library_without_an_engine_takes_the_kernels_own_constants():
-    assert all_reduce_library("unheard", "1") == {}
+    assert all_reduce_library("unheard", "1", False) == {}
+
+
+def test_kernels_that_a_release_brings_need_links_that_a_bus_does_not_have():
+    assert all_reduce_library("sglang", "0.5.14", True) == all_reduce_library("sglang", "0.5.10", True)
+    assert all_reduce_library("trtllm", "1.0.0", True) == all_reduce_library("trtllm", "1.3.0", True)
+    assert all_reduce_library("sglang", "0.5.9", True) == all_reduce_library("trtllm", "1.3.0", True)
+    assert all_reduce_library("sglang", "0.5.14", True) != all_reduce_library("sglang", "0.5.14", False)
 
 
 def test_packed_prefill_of_sglang_on_cores_that_stand_alone(write):
@@ -263,6 +271,16 @@ def test_pairs_of_cards_use_their_bridge_and_then_the_bus(write):
     two, four = predicted("comm", write("comm", rows))
     assert (1 << 29) / 300e9 < two < 2 * (1 << 29) / 300e9
     assert four > 1.5 * (1 << 29) / 64e9
+
+
+def test_a_bridge_keeps_nothing_back_and_knows_no_switch(write):
+    """A message passes at 300 GB/s after 8.84 latencies of 1.12 us; what A100 states of its switch is not of pairs."""
+    row = comm_row(gpu="a100_pairwise_nvlink", num_gpus=2, bytes=3 * 10**7)
+    sent, summed = predicted("comm", write("comm", [{**row, "op": "p2p"}, row]))
+    assert sent == pytest.approx(8.84 * 1.12e-6 + 1e-4)
+    through_a_switch = predicted("comm", write("comm", [{**row, "gpu": "a100_sxm"}]))[0]
+    assert summed < 0.9 * through_a_switch
+    assert paired(4.0) == {"simple_start": 16.7, "simple_step": 4.4, "simple_efficiency": 0.82}
 
 
 def test_chips_beyond_the_links_are_reached_over_the_slower_of_bus_and_network(write):

@@ -99,6 +99,20 @@ def test_ranges_join_corners_and_residual_in_logarithms():
     assert (low[0], high[0]) == (pytest.approx(2.0 / 1.5), pytest.approx(3.0))
 
 
+def test_rows_of_another_host_are_left_out():
+    known = {"gpu": "l40s", "library": "sglang_custom", "version": "0.5.12", "mode": "graph", "bytes": 1 << 20}
+    known |= {"op": "all_reduce"}
+    rows = pl.DataFrame([known, {**known, "version": "0.5.14"}, {**known, "gpu": "h100_sxm"}])
+    assert quirks.apply("comm", rows)[0].to_list() == [False, True, True]
+
+
+def test_transfers_over_another_path_than_the_bridge_are_left_out():
+    known = {"gpu": "a40_pairwise_nvlink", "library": "vidur_torch_nccl", "version": "2024", "mode": "eager"}
+    known |= {"op": "p2p", "bytes": 1 << 24}
+    rows = pl.DataFrame([known, {**known, "op": "all_reduce"}, {**known, "gpu": "a100_pairwise_nvlink"}])
+    assert quirks.apply("comm", rows)[0].to_list() == [False, True, True]
+
+
 @pytest.mark.parametrize("table", sorted(quirks.QUIRKS))
 def test_every_filter_says_why(table: str):
     for quirk in quirks.QUIRKS[table]:

@@ -47,15 +47,17 @@ class CollectiveConstants(NamedTuple):
 
     The defaults of protocols are one fit to the NCCL rows of comm.parquet of the silicon tables (A100, H100, H200
     and B200 with NVSwitch; all-reduce, all-gather, reduce-scatter; 2 to 8 chips, 512 B to 512 MiB; mean error of
-    all-reduce 4 to 7 %), with one latency of the link for each system. Direct kernels are the engine's own
-    (data/engines); those here are TensorRT-LLM's, in graphs (8 to 12 %).
+    all-reduce 4 to 6 %), with one latency of the link for each system; those of Simple without A100, which states its
+    own. Bytes under way are 15 kB a channel under LL128 (slopes of the four chips say 14.9 to 17.6) and, where the
+    switch adds, 8.8, 11 and 16 kB in chunks of 16, 32 and 64 KiB, on Hopper and Blackwell alike. Direct kernels are the
+    engine's own (data/engines); those here are TensorRT-LLM's, in graphs (8 to 12 %).
     """
 
     efficiency: float = 0.85  # share of link bandwidth that large messages sustain; 0.6 to 0.95
     start: float = 7.84  # launch and rendezvous of a library collective, in units of link latency; 3 to 9
     blend: float = 1.90  # weight of the middle ground between latency and bandwidth; 0 to 2
-    local_copy: float = 0.59  # a byte copied to oneself over a byte on the wire (out-of-place results); 0 to 1
-    switch_efficiency: float = 0.517  # share of link bandwidth, per byte of input, if the switch adds; 0.4 to 0.7
+    local_copy: float = 0.58  # a byte copied to oneself over a byte on the wire (out-of-place results); 0 to 1
+    switch_efficiency: float = 0.59  # share of link bandwidth, per byte of input, if the switch adds; 0.4 to 0.7
     direct_start: float = 3.95  # launch and rendezvous of a one-shot kernel, in units of link latency; 3 to 7
     direct_second: float = 6.95  # what a second phase adds for each doubling of the chips, likewise; 2 to 7
     direct_efficiency: float = 0.56  # share of link bandwidth of one- and two-shot kernels; 0.5 to 0.9
@@ -63,12 +65,15 @@ class CollectiveConstants(NamedTuple):
     ll_start: float = 6.34  # launch and rendezvous under LL, in units of link latency
     ll_efficiency: float = 0.342  # share of link bandwidth, of bytes beyond those that fill all channels
     ll_channels: float = 0.74  # start of the second channel and of all others, in units of link latency; A100 2.2
-    ll128_start: float = 19.7  # under LL128, in units of link latency
-    ll128_efficiency: float = 0.725  # share of link bandwidth under LL128
-    simple_start: float = 17.5  # under Simple, in units of link latency
-    simple_step: float = 4.53  # a step of Simple, likewise
-    simple_efficiency: float = 0.812  # share of link bandwidth under Simple
-    switch_start: float = 45.2  # where the switch adds, in units of link latency
+    ll128_start: float = 15.3  # under LL128, in units of link latency
+    ll128_flight: float = 15.0e3  # bytes that a channel has under way under LL128
+    simple_start: float = 16.7  # under Simple, in units of link latency
+    simple_step: float = 4.4  # a step of Simple, likewise
+    simple_efficiency: float = 0.82  # share of link bandwidth under Simple
+    switch_start: float = 20.0  # where the switch adds, in units of link latency
+    switch_fill: float = 14.0  # what a chunk of 16 KiB, of which a pipeline is filled, adds to it, likewise
+    switch_flight: float = 6.4e3  # bytes that a channel has under way where the switch adds
+    switch_depth: float = 2.43e3  # and for each 16 KiB of a chunk
     direct_flight: float = 0.0  # bytes that a direct kernel has under way to one peer; 0: as many as the link holds
     direct_one_shot: float = 0.0  # bytes over all chips: below it one-shot, and of a pair; 0: whichever is faster
     direct_limit: float = 0.0  # bytes above which the library's collective is called; 0: whichever is faster
@@ -138,7 +143,7 @@ def _passes(
     protocol = choose(size, passes, chips, rate, bus, link.reduces > 0.0, c)
     if protocol == LL:
         return ll_time(size, gathers, steps, wire, chips, rate, link.latency, bus, c)
-    return protocol_time(protocol, size, steps, wire, rate, link.latency, c)
+    return protocol_time(protocol, size, steps, wire, chips, rate, link.latency, c)
 
 
 def all_reduce(size: float, chips: float, link: Link, c: CollectiveConstants) -> tuple[float, float, float, float]:

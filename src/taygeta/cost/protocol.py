@@ -8,7 +8,10 @@ the vector up and down once. Each takes
 
     T = start + step + transfer,  transfer = wire / (efficiency * bandwidth)
 
-with start and step in units of the latency of the link, which is what a step of LL takes.
+with start and step in units of the latency of the link, which is what a step of LL takes. LL128 and a switch that adds
+have no more under way than the buffers of their channels hold, and faster links have more channels of the same size:
+their efficiency falls with the latency of the link where that is long (A100, B200), and is the link's where it is
+short (Hopper).
 
 LL takes no more channels and threads than a message fills: a thread of a full channel sends eight bytes of each chip's
 part. Its time therefore hardly grows until all channels are full, and by the bytes beyond from there on.
@@ -20,6 +23,7 @@ published (NVIDIA/nccl, src/graph/tuning.cc, 2.27 and 2.28) and are used here as
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -46,6 +50,12 @@ CHANNEL_BYTES = 4096.0
 # Links of a chip for each of its channels, B/s. All-reduces stay at one time to 16 x 4 KiB a chip over 450 GB/s, to 32
 # over 900, and to 8 to 12 over 300 (comm.parquet, NCCL 2.26 to 2.29).
 CHANNEL_RATE = 28.1e9
+# Each ring is doubled, so no link has fewer (src/graph/connect.cc).
+LEAST_CHANNELS = 2.0
+# Where the switch adds, a vector is cut into chunks of 16 KiB; of 32 and 64 KiB from so many of them on for each
+# channel and chip (src/enqueue.cc). Times show it: bytes get cheaper, and the start dearer, from 64 MiB on over eight
+# chips of 16 channels, from 128 MiB on over eight of 32.
+CHUNK, CHUNKS_OF_32, CHUNKS_OF_64 = 16384.0, 2.0, 8.0
 # What a step takes longer when all threads of a channel take part in it, and longer still in a gather, where each also
 # writes the result, in units of link latency (fitted with the constants of LL in taygeta.cost.collective).
 FULL_STEP, FULL_GATHER = 0.16, 0.22
@@ -106,8 +116,34 @@ def ll_time(
     return fixed + step + transfer, transfer, step, fixed
 
 
+def stream(share: float, flight: float, rate: float, latency: float) -> float:
+    """Return the B/s of a protocol: a share of the links', or fewer where its channels wait for their bytes.
+
+    A channel keeps `flight` bytes under way, which take the latency of the link (Little's law); faster links have more
+    channels, not more in each. rate: B/s of the links of a chip.
+    """
+    return min(share * rate, flight * max(rate / CHANNEL_RATE, LEAST_CHANNELS) / latency)
+
+
+def switch_chunk(size: float, parts: float) -> float:
+    """Return the bytes of a chunk that the switch adds, in units of CHUNK.
+
+    size: bytes of the vector. parts: channels of a chip times chips, which each take a chunk at a time.
+    """
+    if size >= CHUNKS_OF_64 * 4.0 * CHUNK * parts:
+        return 4.0
+    return 2.0 if size >= CHUNKS_OF_32 * 2.0 * CHUNK * parts else 1.0
+
+
 def protocol_time(
-    protocol: float, size: float, steps: float, wire: float, rate: float, latency: float, c: CollectiveConstants
+    protocol: float,
+    size: float,
+    steps: float,
+    wire: float,
+    chips: float,
+    rate: float,
+    latency: float,
+    c: CollectiveConstants,
 ) -> tuple[float, float, float, float]:
     """Time of a collective under LL128, Simple or where the switch adds.
 
@@ -116,10 +152,14 @@ def protocol_time(
     Returns: (seconds, wire_seconds, step_seconds, fixed_seconds), whose last three add up to the first.
     """
     if protocol == SUMMED:
-        transfer, step, fixed = size / (c.switch_efficiency * rate), 0.0, c.switch_start * latency
+        chunk = switch_chunk(size, chips * math.floor(rate / CHANNEL_RATE))
+        start, flight = c.switch_start + c.switch_fill * chunk, c.switch_flight + c.switch_depth * chunk
+        transfer, step = size / stream(c.switch_efficiency, flight, rate, latency), 0.0
     elif protocol == LL128:
-        transfer, step, fixed = wire / (c.ll128_efficiency * rate), steps * latency, c.ll128_start * latency
+        share, start = LINE_SHARE * c.simple_efficiency, c.ll128_start
+        transfer, step = wire / stream(share, c.ll128_flight, rate, latency), steps * latency
     else:
-        transfer, step = wire / (c.simple_efficiency * rate), c.simple_step * steps * latency
-        fixed = c.simple_start * latency
+        start, step = c.simple_start, c.simple_step * steps * latency
+        transfer = wire / (c.simple_efficiency * rate)
+    fixed = start * latency
     return fixed + step + transfer, transfer, step, fixed

@@ -8,7 +8,8 @@ layers in the units they have. What hangs on the chip's other numbers is carried
 - the port of a multiply, as a share of a core's part of the bandwidth of the memory that cores share;
 - the sustained share of peak, as the energy of a FLOP. Voltage rises with the clock, and energy with it; a
   generation of process and tensor unit saves GENERATION_GAIN. The power budget then says what is sustained;
-- what is one library's way of decoding stays behind where families differ: shared defaults stand for it;
+- what is one library's way of decoding, or of one generation of links, stays behind where families differ: shared
+  defaults stand for it;
 - a launch shortens from one generation to the next as it did among the measured chips, and with it the time
   that a tile of attention takes beyond its keys and the start of a decode, which is made of launches.
 
@@ -55,6 +56,14 @@ OF_LIBRARIES = (
     "attention.convert_rows",
     "attention.sparse_rows",
 )
+# What a library says of one generation of links, or what was fitted on its switch: of other links it says nothing.
+OF_LINKS = (
+    "collective.ll_share",
+    "collective.ll_channels",
+    "collective.simple_start",
+    "collective.simple_step",
+    "collective.simple_efficiency",
+)
 WIDE = "bf16"  # the mode whose sustained share the power budget is held against
 
 
@@ -77,7 +86,7 @@ def carried(target: Chip, sources: Sequence[Chip]) -> Chip:
     kind = {"multicast": target.constants["multicast"]}
     constants = {**formats, **_own(first), **_scaled(target, first), **times, **kind}
     if target.family != first.family:
-        constants = {path: value for path, value in constants.items() if path not in OF_LIBRARIES}
+        constants = {path: value for path, value in constants.items() if path not in (*OF_LIBRARIES, *OF_LINKS)}
     return replace(target, constants=MappingProxyType(constants))
 
 

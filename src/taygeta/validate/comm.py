@@ -9,7 +9,7 @@ import numpy as np
 
 from taygeta.base.errors import InputError
 from taygeta.cost import loops
-from taygeta.cost.collective import Link
+from taygeta.cost.collective import SHARED, CollectiveConstants, Link
 from taygeta.cost.silicon import link_of
 from taygeta.cost.surface import collectives
 from taygeta.spec.chip import Chip
@@ -33,6 +33,10 @@ OPERATIONS = {
 # B/s per direction of an NVLink bridge: 600 GB/s both ways (NVIDIA A100 PCIe and H100 NVL datasheets)
 BRIDGE = 300e9
 PAIR = 2
+# What a chip states of these it states of its own switch (A100): cards in pairs have a bridge, and a bus beyond it.
+OF_SWITCH = ("simple_start", "simple_step", "simple_efficiency")
+# A bridge keeps nothing back of a message: two A100 PCIe sustain 275 to 390 GB/s of 300, through a switch .76 of it.
+BRIDGED = 1.0
 NOT_SUMMED = ("int8", "uint8")  # elements that a switch does not add (NCCL documentation: NVLink SHARP)
 
 
@@ -55,8 +59,11 @@ def answer(frame: polars.DataFrame, systems: Systems) -> Answers:
             except InputError as error:
                 out.refuse(use, str(error))
                 continue
-            found = all_reduce_library(library.partition("_")[0], version) if FUSED in library else {}
+            bus = links[0].topology == SHARED
+            found = all_reduce_library(library.partition("_")[0], version, bus) if FUSED in library else {}
             own = {n: v for n, v in found.items() if f"collective.{n}" not in system.chip.constants}
+            if gpu.endswith(PAIRS):
+                own |= paired(count)
             runs = [
                 collectives(rows, x, s.collective._replace(**own))
                 for x, s in zip(links, system.silicons, strict=True)
@@ -86,6 +93,12 @@ def link(chip: Chip, chips: float, pairs: bool) -> Link:
     return link_of(
         replace(chip.link, bandwidth=min(ways), topology="switch", domain=int(chips), reduces=False)
     )
+
+
+def paired(chips: float) -> dict[str, float]:
+    """Return the constants of a library over cards that are joined in pairs, whatever their chip states."""
+    shared = {name: CollectiveConstants._field_defaults[name] for name in OF_SWITCH}
+    return shared | ({"efficiency": BRIDGED} if chips <= PAIR else {})
 
 
 def arguments(op: str, size: np.ndarray, chips: np.ndarray, library: str) -> np.ndarray:

@@ -279,23 +279,28 @@ _CHOICE: dict[str, Mapping[str, float]] = {
 }
 # Releases that ran another kernel: vLLM 0.14.0 had none that lets the switch add, SGLang 0.5.14 has one of its own
 # (207 rows: 9 to 11 %), and the rows of its 0.5.6.post2 on Hopper are TensorRT-LLM 1.2.0rc5's, equal in every digit
-# (138 of 138). TensorRT-LLM 1.0.0's rows of A100 equal NCCL's from 2 MiB on, over two, four and eight chips.
+# (138 of 138). TensorRT-LLM 1.0.0's rows of A100 equal NCCL's from 2 MiB on, over two, four and eight chips. None of
+# this holds over a bus: rows of L40S are alike in SGLang 0.5.10 and 0.5.14 (two chips, to 512 KiB, 1 %), and equal in
+# every digit in TensorRT-LLM 1.0.0 and 1.3 and SGLang 0.5.9.
 _RELEASE: dict[tuple[str, str], Mapping[str, float]] = {
     ("vllm", "0.14.0"): _frozen(**_CUSTOM, direct_limit=2.0**23 - 1.0),
     ("trtllm", "1.0.0"): _frozen(direct_limit=2.0**21 - 1.0),
     ("sglang", "0.5.14"): _frozen(direct_start=3.66, direct_second=2.1, direct_efficiency=0.67, direct_limit=2.0**24),
 }
-_SAME_ALL_REDUCE = {("sglang", "0.5.6.post2"): "trtllm"}
+_SAME_ALL_REDUCE = {("sglang", "0.5.6.post2", False): "trtllm", ("sglang", "0.5.9", True): "trtllm"}
 
 
-def all_reduce_library(framework: str, version: str) -> Mapping[str, float]:
+def all_reduce_library(framework: str, version: str, bus: bool) -> Mapping[str, float]:
     """Return the constants of a framework's direct all-reduce kernels; empty where no engine of the catalogue has
     them.
+
+    bus: chips share a bus, over which kernels that releases brought with them need links that are not there.
     """
     release = (framework, version)
-    name = _SAME_ALL_REDUCE.get(release, framework)
+    name = _SAME_ALL_REDUCE.get((framework, version, bus), framework)
     if name not in engine_names():
         return _frozen()
     found = engine(name)
-    own = _RELEASE.get(release, _CHOICE.get(name, _frozen()))
+    usual = _CHOICE.get(name, _frozen())
+    own = usual if bus else _RELEASE.get(release, usual)
     return _frozen(**{**{constant: getattr(found, constant) for constant in DIRECT}, **own})

@@ -133,6 +133,20 @@ def host_bound(c: Column) -> polars.Expr:
     )
 
 
+def other_path(c: Column) -> polars.Expr:
+    """Transfers between the paired A40 run at 5 GB/s at most, a tenth of the bridge that the table names and a fifth of
+    PCIe: through the host, as no row of another system.
+    """
+    return (c("gpu") == "a40_pairwise_nvlink") & (c("op") == "p2p")
+
+
+def other_host(c: Column) -> polars.Expr:
+    """SGLang 0.5.12 on L40S ran on a host whose cards reach each other at full rate: eight sum 13 times as fast as NCCL
+    and every other release on the host of the table.
+    """
+    return (c("gpu") == "l40s") & (c("library") == "sglang_custom") & (c("version") == "0.5.12")
+
+
 def not_clean(c: Column) -> polars.Expr:
     """The table's own label: not aggregated, attention-DP above 1, TTFT of 10 s or more, or concurrency that
     is not the batch.
@@ -146,7 +160,7 @@ QUIRKS: dict[str, tuple[Quirk, ...]] = {
     "attention_prefill": (*_ATTENTION, too_fast_prefill, rotary_included, single_token_prefill),
     "attention_decode": (*_ATTENTION, bimodal_decode, bimodal_long_decode, unshared_window),
     "moe": (mislabelled_device, without_graphs, slow_experts, spread_experts),
-    "comm": (host_bound,),
+    "comm": (host_bound, other_host, other_path),
     "e2e": (not_clean,),
 }
 
