@@ -226,9 +226,10 @@ def report(o: Outcome, price: tuple[float, float, float] | None = None) -> Servi
     duration = max(float(o.horizon), float(ends.max()) if len(ends) else 0.0)
     taken, made = int(traffic.isl[answered].sum()), int(traffic.osl[answered].sum())
     decoding = np.array([k.pool.role != "prefill" for k in o.setup.kinds])[o.setup.pool_of]
-    chip_seconds = float((o.active * _chips(o)).sum())
-    dollars = _dollars(o, price)
-    pools = tuple(_pool(o, p) for p in range(len(o.setup.kinds)))
+    there = replace(o, active=o.active * (duration / o.horizon if o.horizon > 0.0 else 1.0))  # till the last token left
+    chip_seconds = float((there.active * _chips(o)).sum())
+    dollars = _dollars(there, price)
+    pools = tuple(_pool(there, p) for p in range(len(o.setup.kinds)))
     return ServingReport(
         outcome=o,
         requests=len(traffic),
@@ -248,7 +249,7 @@ def report(o: Outcome, price: tuple[float, float, float] | None = None) -> Servi
         input_tokens_per_s=_share(taken, duration),
         output_tokens_per_s=_share(made, duration),
         output_tokens_per_s_per_chip=_share(made, chip_seconds),
-        utilisation=_share(float(o.busy.sum()), float(o.active.sum())),
+        utilisation=_share(float(o.busy.sum()), float(there.active.sum())),
         waiting=_share(float(queueing_of(o)[answered].sum()), duration),
         running=_share(float((o.end - o.start)[answered].sum()), duration),
         batch=_share(int(o.setup.steps[answered].sum()), int(o.steps[decoding].sum())),
@@ -257,7 +258,7 @@ def report(o: Outcome, price: tuple[float, float, float] | None = None) -> Servi
         prefix_hit_rate=_share(int(o.cached[answered].sum()), taken),
         preemptions=int(o.preemptions.sum()),
         retries=int(o.retries.sum()),
-        replica_seconds=float(o.active.sum()),
+        replica_seconds=float(there.active.sum()),
         chip_seconds=chip_seconds,
         dollars=dollars,
         dollars_per_million_tokens=dollars.scaled(1e6 / made) if dollars and made else None,
