@@ -204,6 +204,8 @@ def test_cores_wait_for_half_of_the_longest_tile_unless_a_kernel_plans() -> None
     assert seconds == pytest.approx(1e-6 + (work + 0.5 * (1 - 1 / 2) * 4) * square)  # half of 4, none alone
     planned, *_ = call(hw, IDEAL._replace(spreads=1.0), 1e9, new_tokens=512.0, heads=2.0, kv_heads=2.0)
     assert planned == pytest.approx(1e-6 + work * square)
+    ordered, *_ = call(hw, IDEAL._replace(spreads=0.5), 1e9, new_tokens=512.0, heads=2.0, kv_heads=2.0)
+    assert ordered == seconds  # no idle core takes keys of these tiles, and they start in order
     few, *_ = call(hw._replace(cores=8.0), IDEAL, 4e9, new_tokens=512.0, heads=2.0, kv_heads=2.0)
     assert few == pytest.approx(1e-6 + 4 * square)  # one tile a core: nothing but the longest
 
@@ -222,6 +224,48 @@ def test_prefill_under_a_window_multiplies_a_band() -> None:
     assert seconds == pytest.approx(1e-6 + squares * 128 * 128 * 2 * 256 / 1e9)
 
 
+def test_tiles_that_hold_all_heads_of_a_group_see_fewer_keys_ahead_of_a_window() -> None:
+    hw, sizes = STILL._replace(hbm_bandwidth=1e30, cores=1.0), {"new_tokens": 512.0, "heads": 8.0, "window": 129.0}
+    band = 128 * 128 * 2 * 256 / 1e9  # s of a tile of 128 rows over 128 keys
+    alone, *_ = call(hw, IDEAL, 1e9, **sizes)
+    assert alone == pytest.approx(1e-6 + 8 * (1 + 2 + 2 + 2) * band)  # 4 tiles for each head
+    packed, *_ = call(hw, IDEAL._replace(packs=2.0), 1e9, **sizes)
+    # 32 tiles of 16 tokens: 8 x 16 keys ahead and their own; blocks of 64 keys reach beyond by half of 48 at each end
+    squares = sum(min(own + 1, 9) for own in range(32)) * 16 + 32 * 48
+    assert packed == pytest.approx(1e-6 + squares / 128 * band)
+
+
+def test_tiles_that_load_more_keys_than_they_have_rows_multiply_some_in_vain() -> None:
+    hw, c = STILL._replace(hbm_bandwidth=1e30, cores=1.0), IDEAL._replace(query_rows=64.0)
+    key = 64 * 2 * 256 / 1e9  # s of a tile of 64 rows
+    plain, *_ = call(hw, c, 1e9, new_tokens=512.0, heads=1.0)
+    wide, *_ = call(hw, c._replace(prefill_block=256.0), 1e9, new_tokens=512.0, heads=1.0)
+    assert wide - plain == pytest.approx(8 * 0.5 * (256 - 64) * key)  # 8 tiles, half of what a block has more
+    banded, *_ = call(hw, c, 1e9, new_tokens=512.0, heads=1.0, window=65.0)
+    both, *_ = call(hw, c._replace(prefill_block=256.0), 1e9, new_tokens=512.0, heads=1.0, window=65.0)
+    assert both - banded == pytest.approx(8 * (256 - 64) * key)  # and as much ahead of the window
+
+
+def test_a_key_of_a_prefill_tile_takes_what_its_kernel_adds() -> None:
+    hw, c = STILL._replace(hbm_bandwidth=1e30, cores=1.0), IDEAL._replace(prefill_key=1e-9)
+    seconds, *_ = call(hw, c, 1e30, new_tokens=256.0, heads=2.0)
+    assert seconds == pytest.approx(1e-6 + 2 * (1 + 2) * 128 * 1e-9)
+    assert call(hw, c, 1e30, context=255.0)[0] == call(hw, IDEAL, 1e30, context=255.0)[0]  # decodes do not
+
+
+def test_a_prefill_finds_what_fits_a_cache_of_one_partition() -> None:
+    hw, sizes = STILL._replace(cache_bytes=200e3, cores=1.0), {"new_tokens": 128.0, "heads": 1.0, "warm": 1.0}
+    moved = 128 * (512 + 2 * 256)  # keys and values, queries and outputs
+    mirrored, whole = (call(hw, IDEAL._replace(prefill_usable_cache=u), 1e30, **sizes)[2] for u in (0.0, 0.95))
+    assert mirrored == pytest.approx(moved / 1e9 * moved / 200e3)
+    assert whole == 0.0
+    cold = call(hw, IDEAL._replace(prefill_usable_cache=0.95), 1e30, **(sizes | {"new_tokens": 256.0}))[2]
+    assert cold == pytest.approx(2 * moved / 1e9)
+    written = call(hw, IDEAL._replace(prefill_usable_cache=0.5), 1e30, append=1.0, **sizes)[2]
+    both = moved + 128 * 512  # what is written lies beside what it is copied from
+    assert written == pytest.approx((moved + 2 * 128 * 512) / 1e9 * (1 - (1 - both / 200e3) / 0.5))
+
+
 def test_a_cached_prefix_adds_a_rectangle() -> None:
     hw = STILL._replace(hbm_bandwidth=1e30, cores=1.0)
     bare, *_ = call(hw, IDEAL, 1e9, new_tokens=256.0, heads=1.0)
@@ -233,7 +277,7 @@ def test_exponentials_take_their_own_unit() -> None:
     hw = STILL._replace(hbm_bandwidth=1e30, cores=1.0, exp_per_clock=16.0)
     seconds, *_ = call(hw, IDEAL, 1e30, new_tokens=128.0, heads=1.0)
     assert seconds == pytest.approx(1e-6 + 128 * 128 / (16 * 1e9))
-    narrow, *_ = call(hw, IDEAL, 1e30, new_tokens=128.0, heads=1.0, narrow=1.0)
+    narrow, *_ = call(hw, IDEAL._replace(narrowing=1.0), 1e30, new_tokens=128.0, heads=1.0, narrow=1.0)
     assert narrow == pytest.approx(1e-6 + 2 * 128 * 128 / (16 * 1e9))
 
 
@@ -469,6 +513,7 @@ def compiled(function: Callable) -> Callable:
 
 def test_compiled_and_plain_agree() -> None:
     fast = compiled(attention)
+    tiled = TYPICAL._replace(packs=2.0, spreads=0.5, prefill_key=1e-8, prefill_block=256.0, prefill_usable_cache=0.9)
     for chip, (hw, peak) in CHIPS.items():
         for new, context, window in (
             (1.0, 4095.0, 0.0),
@@ -483,5 +528,6 @@ def test_compiled_and_plain_agree() -> None:
                 "window": window,
                 "warm": 0.5,
             }
-            plain = call(hw, TYPICAL, peak, **shape)
-            assert call(hw, TYPICAL, peak, fast, **shape) == pytest.approx(plain, rel=1e-12), chip
+            for c in (TYPICAL, tiled):
+                plain = call(hw, c, peak, **shape)
+                assert call(hw, c, peak, fast, **shape) == pytest.approx(plain, rel=1e-12), chip

@@ -67,8 +67,9 @@ class AttentionConstants(NamedTuple):
     tensor_efficiency: float  # share of the peak at which the two multiplies run alone; 0.5 to 0.95
     overlap: float  # norm that joins the cores' waves of decode tiles with memory: 1 serial .. 10 the larger alone
     query_rows: float  # query rows of a prefill tile: 128; 256 where two tiles take turns on one core
-    packs: float  # 1.0: short prefill tiles hold several heads of a group, 0.0: one head each
-    spreads: float  # 1.0: prefills are planned: idle cores take keys of a tile, the longest start first; 0.0: not
+    packs: float  # 1.0: short prefill tiles hold several heads of a group, 2.0: all do, 0.0: one head each
+    # 1.0: prefills are planned: idle cores take keys of a tile, the longest start first; 0.5: in order; 0.0: not
+    spreads: float
     convert_rate: float  # 8-bit cached elements that a core can hand to its multiplies in a clock; 8 to 1000
     merge: float = 8e-7  # s to merge two halves of a context that a prefill splits, once per doubling; 0.3 to 2 us
     decode_merge: float = 8e-7  # the same of a decode; 0.1 to 5 us
@@ -81,11 +82,15 @@ class AttentionConstants(NamedTuple):
     sparse_rows: float = 0.0  # fewest heads that a kernel of sparse prefill takes; 0: none is published; 16 to 128
     row: float = 0.0  # s of a decode tile for each query row beyond the narrowest tile's; 0 to 40 ns
     usable_cache: float = 0.0  # share of the shared cache that keeps all of what is walked over again; 0 to 1
+    # The same of a prefill, whose outputs are written: 0 where two partitions of the cache mirror each other, 1 of one.
+    prefill_usable_cache: float = 0.0
+    prefill_key: float = 0.0  # s of a prefill tile for each key beside multiplies, exponentials and loads; 0 to 30 ns
+    prefill_block: float = 0.0  # keys that a prefill tile loads at a time; 0: as many as it has rows; 64 to 256
     stream_start: float = 1.5e-6  # s until main memory streams at full rate to all cores; 0 to 3 us
     core_stream: float = math.inf  # B/s that one core streams, by its bytes in flight over the latency of memory
     fill_keys: float = 180.0  # keys that a decode tile loads with nothing to overlap with; 64 to 256
     exposed: float = 0.6  # share of reading queries and writing outputs that overlaps with nothing; 0 to 1
-    narrowing: float = 1.0  # work to make a score an 8-bit operand, in exponentials; 0.2 to 1.5
+    narrowing: float = 0.2  # work to make a score an 8-bit operand, in exponentials; 0.2 to 1.5
     softmax_overlap: float = 1.6  # norm that joins multiplies, exponentials and loads of a tile; 1 to 4
     cache_efficiency: float = 0.7  # share of the shared cache's bandwidth that tiles reach; 0.4 to 0.9
 
@@ -178,11 +183,12 @@ def attention(
     """
     decode, width = new_tokens <= DECODE_TOKENS, qk_dim + v_dim
     rows, tokens, together = _tile(decode, new_tokens, heads / kv_heads, width, hw, c)
-    keys, longest, reach = _keys(decode, new_tokens, context, window, rows, tokens)
-    uniform = new_tokens <= rows
-    tiles = sequences * kv_heads * math.ceil(heads / kv_heads / together) * math.ceil(new_tokens / rows)
+    keys, longest, reach = _keys(decode, new_tokens, context, window, rows, tokens, c)
+    uniform = new_tokens <= tokens
+    tiles = sequences * kv_heads * math.ceil(heads / kv_heads / together) * math.ceil(new_tokens / tokens)
     load = kv_bytes / (min(hw.core_port * hw.clock, c.core_stream) if decode else hw.core_port * hw.clock)
     compute, key = key_seconds(_multiplied(decode, tokens * together, rows, hw, c), width, load, peak, narrow, hw, c)
+    key += 0.0 if decode else c.prefill_key
     convert = _convert_seconds(kv_bytes / kv_element_bytes, hw, c) if decode and kv_element_bytes < 2.0 else 0.0
     split = _parts(decode, uniform, tiles, keys, max(key, convert), hw, c)
     walked = keys if split == 1.0 else math.ceil(keys / split / KEY_BLOCK) * KEY_BLOCK
@@ -192,7 +198,8 @@ def attention(
     kv = sequences * kv_heads * reach * kv_bytes
     io = sequences * new_tokens * heads * width * io_bytes
     written = 2.0 * append * sequences * kv_heads * new_tokens * kv_bytes  # read here, written there
-    cold = 1.0 - warm * cached_share(kv + io + written, hw.cache_bytes, c.usable_cache if decode else 0.0)
+    footprint, usable = kv + io + 0.5 * written, c.usable_cache if decode else c.prefill_usable_cache
+    cold = 1.0 - warm * cached_share(footprint, hw.cache_bytes, usable)
     second = cold / (hw.hbm_bandwidth * c.stream_efficiency)
     exposed, memory = (c.exposed * io + written) * second, (kv + (1.0 - c.exposed) * io) * second
     shared = _shared_seconds(tiles * split * walked * kv_bytes * (1.0 if decode else hw.multicast) + io, hw, c)
@@ -244,7 +251,7 @@ def _walk(
     """
     filled = tiles / hw.cores
     waves = max(1.0, math.ceil(filled) if uniform else filled)
-    tail = 0.0 if uniform or filled <= 1.0 or c.spreads > 0.0 else TAIL * (1.0 - 1.0 / hw.cores)
+    tail = 0.0 if uniform or filled <= 1.0 or c.spreads >= 1.0 else TAIL * (1.0 - 1.0 / hw.cores)
     return waves, max(waves * walked + tail * longest, least) * key
 
 
@@ -294,29 +301,37 @@ def _tile(
         fit = math.floor(fit / DECODE_ROWS) * DECODE_ROWS if fit > DECODE_ROWS else fit  # whole multiplies
         rows = min(rows, max(hw.tile_rows, fit))
     tokens = min(new_tokens, rows)
-    if decode or (c.packs > 0.0 and new_tokens < rows):
+    if decode or (c.packs > 0.0 and new_tokens < rows and (c.packs <= 1.0 or new_tokens * group <= rows)):
         return rows, tokens, min(group, max(1.0, math.floor(rows / tokens)))
+    if c.packs > 1.0:
+        together = min(group, rows)
+        return rows, min(new_tokens, math.floor(rows / together)), together
     return rows, tokens, 1.0
 
 
 def _keys(
-    decode: bool, new_tokens: float, context: float, window: float, rows: float, tokens: float
+    decode: bool, new_tokens: float, context: float, window: float, rows: float, tokens: float, c: AttentionConstants
 ) -> tuple[float, float, float]:
     """Return (mean keys that a tile walks over, keys of the longest tile, keys that a sequence reads)."""
     total = context + new_tokens
-    block = KEY_BLOCK if decode else max(KEY_BLOCK, rows)
+    block = KEY_BLOCK if decode else c.prefill_block if c.prefill_block > 0.0 else max(KEY_BLOCK, rows)
     longest = math.ceil(total / block) * block
     reach = total
     if window > 0.0:
         longest = min(longest, (math.ceil((window - 1.0) / block) + math.ceil(tokens / block)) * block)
-        reach = min(total, max(window + new_tokens - 1.0, longest if new_tokens <= rows else 0.0))
-    if new_tokens <= rows:
+        reach = min(total, max(window + new_tokens - 1.0, longest if new_tokens <= tokens else 0.0))
+    if new_tokens <= tokens:
         return longest, longest, reach
-    # The mask, counted in squares of rows x rows: a row of tiles sees its own square and those ahead of it.
-    ahead = math.ceil((window - 1.0) / rows) + 1.0 if window > 0.0 else 0.0
-    row_tiles = math.ceil(new_tokens / rows)
-    squares = visible_pairs(row_tiles, math.ceil(context / rows), ahead)
-    return squares / row_tiles * rows, longest, reach
+    # The mask, counted in squares of rows x rows: a row of tiles sees its own square and those ahead of it. Packed
+    # tiles hold fewer tokens than rows.
+    side = tokens if c.packs > 1.0 else rows
+    ahead = math.ceil((window - 1.0) / side) + 1.0 if window > 0.0 else 0.0
+    row_tiles = math.ceil(new_tokens / side)
+    squares = visible_pairs(row_tiles, math.ceil(context / side), ahead)
+    # Blocks of more keys reach beyond the squares: by half of what they have more at the diagonal, and at a window.
+    beyond = 0.5 * max(0.0, max(c.prefill_block, min(KEY_BLOCK, rows)) - side) * (2.0 if window > 0.0 else 1.0)
+    mean = squares / row_tiles * side
+    return min(mean + beyond, max(mean, longest)), longest, reach
 
 
 def key_seconds(

@@ -11,11 +11,31 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from taygeta.base.errors import InputError
-from taygeta.cost.attention import DECODE_ROWS, DECODE_TOKENS, KEY_BLOCK, attention_flop
+from taygeta.cost.attention import DECODE_ROWS, DECODE_TOKENS, KEY_BLOCK, AttentionConstants, attention_flop
 from taygeta.cost.step import Silicon
 from taygeta.cost.surface import attentions
 from taygeta.spec.chip import Chip
 from taygeta.validate.answers import Answers, column, groups
+from taygeta.validate.attention_libraries import (
+    DECODE_MERGE,
+    MERGE_START,
+    NARROW_HEADS,
+    TENSOR_GROUP,
+    flashinfer_decode_tile,
+    flashinfer_key,
+    flashinfer_merge,
+    flashinfer_rows,
+    handed_over_key,
+    is_flash_attention_3,
+    multiplies_narrow,
+    paged_block,
+    quantises_queries,
+    query_seconds,
+    reads_ragged,
+    scatter_seconds,
+    scatters,
+    tall_tiles,
+)
 from taygeta.validate.formats import element_bytes, stored
 from taygeta.validate.kinds import attention_kind
 from taygeta.validate.libraries import (
@@ -23,6 +43,7 @@ from taygeta.validate.libraries import (
     COPIES,
     HEAD_BLOCK,
     HEAD_ELEMENTS,
+    AttentionKernel,
     attention_kernel,
     attention_start,
     convert_tiles,
@@ -40,6 +61,8 @@ from taygeta.validate.systems import Systems
 if TYPE_CHECKING:
     import polars
 
+    from taygeta.cost.hardware import Hardware
+
 IO_BYTES = 2.0  # queries and outputs are bf16
 # A replay of one call: what it walked over before is warm, and all of the start shows.
 WARM, PREPARATION = 1.0, 1.0
@@ -50,10 +73,13 @@ NARROW_KEY = 128.0
 # Two warpgroups that convert cached 8-bit values are so much faster than one (libraries.convert_tiles): fitted on the
 # rows of SGLang 0.5.9 and 0.5.14 with fp8 caches on H100 and H200.
 TWO_CONVERT = 1.2
-# How often a measured prefill reads and writes the bytes of its new keys and values, told from rows of equal
-# queries and different KV heads: some vLLM releases measure the bare kernel, others a scatter that takes 2.3
-# times as long where cores share tiles.
-BARE_VERSIONS, SCATTER_VERSIONS, SCATTER = ("0.18.0", "0.19.0", "0.22.0"), ("0.14.0", "0.24.0"), 2.3
+# Releases of vLLM whose measured prefills neither read nor write the bytes of their new keys and values: the bare
+# kernel, or one beside a scatter of its own (attention_libraries.scatter_seconds); told from rows of equal queries and
+# different KV heads.
+BARE_VERSIONS = ("0.14.0", "0.18.0", "0.19.0", "0.22.0", "0.24.0")
+# SGLang casts keys and values to 8 bits in a kernel of its own before it stores them (memory_pool.py, set_kv_buffer):
+# what it casts stays in the shared cache, so that memory moves 3 bytes of an element instead of 2.
+CAST = 1.5
 
 
 def answer(frame: polars.DataFrame, systems: Systems) -> Answers:
@@ -67,12 +93,20 @@ def answer(frame: polars.DataFrame, systems: Systems) -> Answers:
             element, shape = element_bytes(cached), shapes[index[0]]
             ungrouped = decode and bool(_ungrouped(framework, shape))
             silicons = tuple(
-                served_ungrouped(s, element) if ungrouped else served_by(s, framework, version, kernel, shape, decode)
+                served_ungrouped(s, element)
+                if ungrouped
+                else served_by(s, framework, version, kernel, shape, decode, element)
                 for s in system.silicons
             )
             walked = _walked(shapes[index], ungrouped, walks_chunks(framework, kernel))
-            rows = arguments(walked, element, appended[index])
+            if not decode and reads_ragged(framework, kernel):
+                walked[:, 3], read, written = 0.0, IO_BYTES, np.zeros(len(index))
+            else:
+                read, written = element, appended[index]
+            rows = arguments(walked, read, written)
             starts = [starts_on(s, framework, version, kernel, kv, shapes[index], decode, element) for s in silicons]
+            if not decode and multiplies_narrow(framework, kernel, element, silicons[0].hw.multicast):
+                multiplied = "fp8"
             runs = [
                 walk(rows, chip, s, multiplied, start)
                 for chip, s, start in zip(system.chips, silicons, starts, strict=True)
@@ -94,7 +128,10 @@ def _kinds(
     for key, index in found:
         framework, version, own = key[3], key[4], shapes[index]
         planned = own[:, 0] if decode and planned_heads(framework, version) else np.zeros(len(own))
-        kind = np.column_stack([_single(own), own[:, 6], _ungrouped(framework, own), planned])
+        shared = own[:, 4] >= TENSOR_GROUP * own[:, 5]
+        kind = np.column_stack(
+            [_single(own), own[:, 6], _ungrouped(framework, own), planned, flashinfer_rows(own), shared]
+        )
         for one in np.unique(kind, axis=0):
             yield key, index[(kind == one).all(axis=1)]
 
@@ -121,43 +158,69 @@ def _single(shapes: np.ndarray) -> np.ndarray:
     return shapes[..., 4] == shapes[..., 5]
 
 
-def served_by(s: Silicon, framework: str, version: str, kernel: str, shape: np.ndarray, decode: bool) -> Silicon:
+def served_by(
+    s: Silicon, framework: str, version: str, kernel: str, shape: np.ndarray, decode: bool, element: float
+) -> Silicon:
     """Return what kernels know of a chip with the constants of a release's own attention kernel.
 
-    shape: a row of `shapes_of`. Whether each query head has keys of its own and the head dimension matter, and
-    the sequences where a release plans for other heads than the row's.
+    shape: a row of `shapes_of`. Whether each query head has keys of its own, the head dimension and the rows of a
+    packed tile matter, and the sequences where a release plans for other heads than the row's. element: bytes of a
+    cached element.
     """
-    found, c = attention_kernel(framework, version, kernel, s.hw.multicast), s.attention
+    found = attention_kernel(framework, version, kernel, s.hw.multicast)
     if found is None:
-        never = bool(_single(shape)) and swaps(framework, kernel, s.hw.multicast)
-        tall, wide = convert_tiles(framework, version, kernel), wide_convert(framework, s.hw.multicast, float(shape[6]))
-        rate = wide * (TWO_CONVERT if tall > 1.0 else 1.0)
-        parts = math.inf
-        if planned_heads(framework, version) and plans_whole_context(framework, kernel, s.hw.multicast):
-            parts = math.floor(s.hw.cores / (max(shape[0], 1.0) * planned_heads(framework, version))) if decode else 1.0
-        return s._replace(
-            attention=c._replace(
-                decode_start=c.decode_start + padding(framework, kernel, shape[6]),
-                decode_merge=NEVER if never else c.decode_merge,
-                convert_rate=c.convert_rate * rate,
-                convert_rows=c.convert_rows * (2.0 if wide < 1.0 else tall),
-                most_splits=max(1.0, min(most_splits(framework, c.most_splits), parts)),
-            )
-        )
-    return s._replace(
-        attention=c._replace(
-            packs=found.packs,
-            query_rows=found.rows,
-            prefill_tile=found.prefill_tile,
-            tensor_efficiency=min(found.tensor * c.tensor_efficiency, 1.0),
-            prefill_start=max(c.prefill_start + found.prefill_start, 0.0),
-            decode_tile=found.decode_tile,
-            decode_start=max(c.decode_start + found.decode_start, 0.0),
-            row=0.0,
-            fill_keys=KEY_BLOCK,
-            core_stream=found.core_stream,
-            convert_rate=min(c.convert_rate, found.convert_rate),
-        )
+        return s._replace(attention=_tuned(s, framework, version, kernel, shape, decode, element))
+    return s._replace(attention=_other(s, found, shape, decode, element))
+
+
+def _tuned(
+    s: Silicon, framework: str, version: str, kernel: str, shape: np.ndarray, decode: bool, element: float
+) -> AttentionConstants:
+    """Return a chip's constants as a release tunes the kernel that they stand for."""
+    c, dim, swapped = s.attention, float(shape[6]), swaps(framework, kernel, s.hw.multicast)
+    tall, wide = convert_tiles(framework, version, kernel), wide_convert(framework, s.hw.multicast, dim)
+    rate = wide * (TWO_CONVERT if tall > 1.0 else 1.0)
+    parts = math.inf
+    if planned_heads(framework, version) and plans_whole_context(framework, kernel, s.hw.multicast):
+        parts = math.floor(s.hw.cores / (max(shape[0], 1.0) * planned_heads(framework, version))) if decode else 1.0
+    third = not decode and is_flash_attention_3(kernel, s.hw.multicast)
+    if third and dim <= NARROW_HEADS:
+        c = tall_tiles(c)
+    return c._replace(
+        prefill_key=handed_over_key(framework, dim, s.hw) if third and element < IO_BYTES else c.prefill_key,
+        prefill_block=paged_block(dim) if swapped else c.prefill_block,
+        decode_start=c.decode_start + padding(framework, kernel, dim),
+        decode_merge=NEVER if bool(_single(shape)) and swapped else c.decode_merge,
+        convert_rate=c.convert_rate * rate,
+        convert_rows=c.convert_rows * (2.0 if wide < 1.0 else tall),
+        most_splits=max(1.0, min(most_splits(framework, c.most_splits), parts)),
+    )
+
+
+def _other(s: Silicon, found: AttentionKernel, shape: np.ndarray, decode: bool, element: float) -> AttentionConstants:
+    """Return the constants of a kernel that a chip's own do not stand for."""
+    c, rows, key = s.attention, found.rows, s.attention.prefill_key
+    if found.flashinfer and not decode:
+        rows = float(flashinfer_rows(shape))
+        key = flashinfer_key(rows, float(shape[6]), element if found.paged else IO_BYTES, s.hw)
+    tiled = found.flashinfer_decode and decode
+    return c._replace(
+        packs=found.packs,
+        query_rows=rows,
+        prefill_key=key,
+        spreads=found.spreads,
+        merge=0.0 if found.spreads > 0.0 else c.merge,  # see attention_libraries.flashinfer_merge
+        prefill_tile=found.prefill_tile,
+        tensor_efficiency=min(found.tensor * c.tensor_efficiency, 1.0),
+        prefill_start=max(c.prefill_start + found.prefill_start, 0.0),
+        decode_tile=flashinfer_decode_tile(shape, element) if tiled else found.decode_tile,
+        merge_start=MERGE_START if tiled else c.merge_start,
+        decode_merge=DECODE_MERGE if tiled else c.decode_merge,
+        decode_start=max(c.decode_start + found.decode_start, 0.0),
+        row=0.0,
+        fill_keys=KEY_BLOCK,
+        core_stream=found.core_stream,
+        convert_rate=min(c.convert_rate, found.convert_rate),
     )
 
 
@@ -197,7 +260,7 @@ def starts_on(
     else:
         out = np.full(len(shapes), found.fp8_start if kv == "fp8" else 0.0)
     if not decode:
-        return out
+        return out + _beside(s, framework, version, kernel, shapes, element)
     if s.hw.multicast >= 1.0:  # the chip's start holds the copies of FlashAttention-2
         copied = (heads > kv_heads) & (sequences > 1.0) & (kv_heads > 1.0)
         return out - np.where(copied & swaps(framework, kernel, s.hw.multicast), 0.0, COPIES * s.hw.launch)
@@ -212,6 +275,20 @@ def starts_on(
     return out
 
 
+def _beside(
+    s: Silicon, framework: str, version: str, kernel: str, shapes: np.ndarray, element: float
+) -> np.ndarray:
+    """Return the seconds of the small kernels that a release's prefill rows include beside attention."""
+    found, out = attention_kernel(framework, version, kernel, s.hw.multicast), np.zeros(len(shapes))
+    if found is not None and found.spreads > 0.0:
+        out += flashinfer_merge(shapes, s.hw)
+    if scatters(framework, version):
+        out += scatter_seconds(shapes, element, s.hw)
+    if element < IO_BYTES and quantises_queries(framework, version, kernel):
+        out += query_seconds(shapes, framework, s.hw)
+    return out
+
+
 def shapes_of(frame: polars.DataFrame) -> np.ndarray:
     """Return sequences, new tokens, context, window, heads, KV heads and head dimension of each row."""
     ones = np.ones(frame.height)
@@ -223,21 +300,22 @@ def shapes_of(frame: polars.DataFrame) -> np.ndarray:
 
 
 def appends(frame: polars.DataFrame) -> np.ndarray:
-    """Return how often each row reads and writes its new keys and values; SCATTER where the release scatters
-    them.
-    """
+    """Return how often each row reads and writes its new keys and values."""
     if "kv_len" in frame.columns:
         return np.zeros(frame.height)
     vllm, version = (frame["framework"] == "vllm").to_numpy(), frame["version"]
-    bare, scatters = (vllm & version.is_in(list(names)).to_numpy() for names in (BARE_VERSIONS, SCATTER_VERSIONS))
-    return np.where(bare, 0.0, np.where(scatters, SCATTER, 1.0))
+    bare = vllm & version.is_in(list(BARE_VERSIONS)).to_numpy()
+    cast = ((frame["framework"] == "sglang") & (frame["kv_dtype"] == "fp8")).to_numpy()
+    return np.where(bare, 0.0, np.where(cast, CAST, 1.0))
 
 
-def starts_of(frame: polars.DataFrame) -> np.ndarray:
+def starts_of(frame: polars.DataFrame, hw: Hardware) -> np.ndarray:
     """Return the seconds that each row's release takes to start beyond the constants of a chip that it is to fit."""
-    decode, out = "kv_len" in frame.columns, np.zeros(frame.height)
+    decode, out, shapes = "kv_len" in frame.columns, np.zeros(frame.height), shapes_of(frame)
     for (framework, version, kernel, kv), index in groups(frame, "framework", "version", "kernel", "kv_dtype"):
         out[index] = attention_start(framework, version, kernel, kv, decode)
+        if not decode and scatters(framework, version):
+            out[index] += scatter_seconds(shapes[index], element_bytes(stored(kv).weights), hw)
     return out
 
 
@@ -273,8 +351,6 @@ def walk(rows: np.ndarray, chip: Chip, s: Silicon, multiplied: str, starts: np.n
     mode = chip.mode(multiplied, multiplied)
     filled = rows.copy()
     filled[:, 11], filled[:, 12] = chip.peaks[mode], float(mode == "fp8")
-    if s.hw.multicast >= 1.0:  # cores of their own scatter as fast as they copy
-        filled[:, 14] = np.minimum(filled[:, 14], 1.0)
     start = np.where(rows[:, 1] <= DECODE_TOKENS, s.attention.decode_start, s.attention.prefill_start)
     filled[:, 15] = np.maximum(PREPARATION + starts / np.maximum(start, 1e-9), 0.0)
     return attentions(filled, s.hw, s.attention)

@@ -142,13 +142,13 @@ def _narrow(found: gemm.Stored) -> tuple[Constant, ...]:
 
 
 def _attention(
-    table: str, frame: polars.DataFrame, sides: Sides, constants: tuple[Constant, ...]
+    table: str, frame: polars.DataFrame, sides: Sides, constants: tuple[Constant, ...], system: System
 ) -> list[Problem]:
     _enough(table, frame.height, sides)
     shapes, appended, starts = (
         attention.shapes_of(frame),
         attention.appends(frame),
-        attention.starts_of(frame),
+        attention.starts_of(frame, system.silicons[0].hw),
     )
     parts = []
     for (kv, compute), index in groups(frame, "kv_dtype", "compute_dtype"):
@@ -176,13 +176,13 @@ def _attention(
 def _prefill(frame: polars.DataFrame, system: System) -> list[Problem]:
     new = column(frame, "isl")
     names = (f"shorter than {SHORT} tokens", f"of {SHORT} tokens or more")
-    return _attention("attention_prefill", frame, Sides(names, (new < SHORT, new >= SHORT)), PREFILL)
+    return _attention("attention_prefill", frame, Sides(names, (new < SHORT, new >= SHORT)), PREFILL, system)
 
 
 def _decode(frame: polars.DataFrame, system: System) -> list[Problem]:
     context = column(frame, "kv_len")
     names = (f"of contexts below {SHORT}", f"of contexts of {SHORT} or more")
-    return _attention("attention_decode", frame, Sides(names, (context < SHORT, context >= SHORT)), DECODE)
+    return _attention("attention_decode", frame, Sides(names, (context < SHORT, context >= SHORT)), DECODE, system)
 
 
 def _moe(frame: polars.DataFrame, system: System) -> list[Problem]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from taygeta.cost.silicon import DIRECT
@@ -89,9 +89,13 @@ _PREFILL_START = {
     ("vllm", "0.18.0"): -1e-6,
     ("vllm", "0.19.0"): -1.5e-6,
     ("vllm", "0.22.0"): -2e-6,
-    ("vllm", "0.24.0"): 1.5e-6,
+    ("vllm", "0.24.0"): 0.5e-6,
 }
-_FP8_PREFILL_START = {("vllm", "0.24.0"): 2e-6, ("sglang", "0.5.14"): 2.5e-6}
+# The same of a cache of fp8: SGLang 0.5.14 quantises queries in kernels of their own.
+_FP8_PREFILL_START = {
+    ("sglang", "0.5.14", "trtllm_mha"): 6.5e-6,
+    ("sglang", "0.5.14", "flashinfer"): 2.5e-6,
+}
 
 
 def attention_start(framework: str, version: str, kernel: str, kv_dtype: str, decode: bool) -> float:
@@ -100,7 +104,7 @@ def attention_start(framework: str, version: str, kernel: str, kv_dtype: str, de
     """
     release, narrow = (framework, version), kv_dtype == "fp8"
     if not decode:
-        return _PREFILL_START.get(release, 0.0) + (_FP8_PREFILL_START.get(release, 0.0) if narrow else 0.0)
+        return _PREFILL_START.get(release, 0.0) + narrow * _FP8_PREFILL_START.get((*release, kernel), 0.0)
     for name, versions, kernels, start, more in _DECODE_START:
         if name == framework and re.fullmatch(versions, version) and re.fullmatch(kernels, kernel):
             return start + (more if narrow else 0.0)
@@ -113,8 +117,10 @@ class AttentionKernel:
 
     Its decode tiles load one block of keys ahead and take as long for any rows. Starts are s beyond the chip's,
     fp8_start what a decode takes more with a cache of fp8. prefill_tile, decode_tile: s that a tile takes beyond its
-    keys; rows: query rows of a prefill tile; packs: 1 where a prefill tile holds the heads of a group; core_stream: B/s
-    that one core streams in decode; convert_rate: 8-bit cached elements that a core converts in a clock.
+    keys; rows: query rows of a prefill tile; packs, spreads: as those of a chip; core_stream: B/s that one core streams
+    in decode; convert_rate: 8-bit cached elements that a core converts in a clock. flashinfer, flashinfer_decode:
+    whether prefills and decodes take FlashInfer's tiles (taygeta.validate.attention_libraries); paged: whether its
+    prefills read the cache.
     """
 
     tensor: float
@@ -127,16 +133,51 @@ class AttentionKernel:
     packs: float = 1.0
     core_stream: float = math.inf
     convert_rate: float = math.inf
+    spreads: float = 0.0
+    flashinfer: bool = False
+    flashinfer_decode: bool = False
+    paged: bool = False
 
 
-# SGLang runs FlashInfer on chips whose cores stand alone: its persistent prefill packs the query heads of a group
-# (arXiv 2501.01005), where those chips' constants stand for the FlashAttention-2 of vLLM, which does not. Fitted on
-# the prefill rows of A100 and L40S together (0.5.9, 0.5.10: 1,197 rows, A100 7/4 %, L40S 16/9 %) and on those of
-# L40S (0.5.14: 707 rows, 27/13 %), whose calls plan ahead of what is timed. A core of the older kernel streams 15 GB/s
-# in decode, which only A100 notices, whose memory would give each core 19.
+# SGLang runs FlashInfer on chips whose cores stand alone, and vLLM where caches are 8-bit: its prefill packs the query
+# heads of a group (arXiv 2501.01005), where those chips' constants stand for the FlashAttention-2 of vLLM, which does
+# not. It multiplies at one share of peak on A100 and L40S (0.5.9, 0.5.10: A100 7/4 %, L40S 12/7 %), beside the steps of
+# attention_libraries. The rows of 0.5.14 plan ahead of what is timed, as do those of vLLM. A core of the older kernel
+# streams 15 GB/s in decode, which only A100 notices, whose memory would give each core 19.
+_FLASHINFER = AttentionKernel(tensor=1.16, prefill_start=0.0, flashinfer=True)
 _PACKED = (
-    ("0.5.9|0.5.10", "flash_attention", AttentionKernel(1.16, 3.9e-6, 1.1e-6, core_stream=15e9)),
-    ("0.5.14", "flashinfer", AttentionKernel(1.0, -1.2e-6, fp8_start=4.5e-6)),
+    (
+        "sglang",
+        "0.5.9|0.5.10",
+        "flash_attention",
+        replace(_FLASHINFER, prefill_start=3.9e-6, decode_start=1.1e-6, core_stream=15e9),
+    ),
+    (
+        "sglang",
+        "0.5.14",
+        "flashinfer",
+        replace(
+            _FLASHINFER,
+            prefill_start=-1.2e-6,
+            prefill_tile=1e-6,
+            packs=2.0,
+            spreads=0.5,
+            fp8_start=2e-6,
+            flashinfer_decode=True,
+        ),
+    ),
+    (
+        "vllm",
+        "0.24.0",
+        "vllm_flashinfer_fiprefill",
+        replace(_FLASHINFER, prefill_start=1.5e-6, prefill_tile=0.5e-6, packs=2.0, spreads=0.5, paged=True),
+    ),
+    (
+        "vllm",
+        "0.14.0|0.24.0",
+        "vllm_flashinfer|vllm_flashinfer_fidecode",
+        replace(_FLASHINFER, fp8_start=3e-6, flashinfer_decode=True),
+    ),
 )
 # Where the chip's constants stand for trtllm-gen, FlashInfer's own kernels are those of older chips: a core has fewer
 # bytes under way, widens 8-bit values itself and multiplies at .7 of the rate. Fitted on B200 (0.5.14: 222 decode rows,
@@ -160,12 +201,10 @@ def attention_kernel(framework: str, version: str, kernel: str, multicast: float
 
     multicast: what the chip's cores load of a tile that they share; 1 where each loads its own.
     """
-    if framework != "sglang":
-        return None
     if multicast < 1.0:
-        return _OLDER if kernel == "flashinfer" else None
-    for versions, kernels, found in _PACKED:
-        if re.fullmatch(versions, version) and re.fullmatch(kernels, kernel):
+        return _OLDER if (framework, kernel) == ("sglang", "flashinfer") else None
+    for name, versions, kernels, found in _PACKED:
+        if name == framework and re.fullmatch(versions, version) and re.fullmatch(kernels, kernel):
             return found
     return None
 
