@@ -23,7 +23,6 @@ from taygeta.cost.experts import (
 )
 from taygeta.cost.hardware import Hardware
 from taygeta.cost.routing import Routing, routing_even, routing_skewed
-from taygeta.spec import catalog
 from taygeta.validate.expert_libraries import choice_seconds, experts_library
 from taygeta.validate.formats import stored
 
@@ -287,7 +286,7 @@ def test_pytorch_chooses_where_no_kernel_of_the_library_does():
     tokens = np.array([148.0, 148.0, 1480.0, 1.0, 1.0])
 
     def seconds(version: str, kernel: str = "moe_torch_flow_cutlass", framework: str = "trtllm") -> list[float]:
-        library = experts_library(framework, kernel, stored("bfloat16"), version, catalog.chip("b200"))
+        library = experts_library(framework, kernel, stored("bfloat16"), version)
         return choice_seconds(library, tokens, choices, experts, 148.0).tolist()
 
     one = 9.4e-6 + 1.7e-6 / 148.0
@@ -300,21 +299,7 @@ def test_pytorch_chooses_where_no_kernel_of_the_library_does():
 
 def test_older_releases_start_later_unless_weights_are_widened():
     def start(version: str, dtype: str = "bfloat16") -> float:
-        return experts_library("trtllm", "moe_torch_flow", stored(dtype), version, catalog.chip("h100")).start
+        return experts_library("trtllm", "moe_torch_flow", stored(dtype), version).start
 
     assert start("1.3.0rc20") == 0.0 < start("1.3.0rc10") < start("1.2.0rc5")
     assert start("1.2.0rc5", "w4a16_mxfp4") == 0.0
-
-
-def test_kernels_for_scales_of_blocks_are_those_that_a_chip_has_constants_for():
-    blocks = stored("fp8_block")
-
-    def share(framework: str, version: str, kernel: str, name: str) -> float:
-        found = experts_library(framework, kernel, blocks, version, catalog.chip(name))
-        return found.constants["tensor_efficiency"]
-
-    assert share("vllm", "0.19.0", "vllm_fused_moe", "b200") == 0.13  # not tuned on Blackwell
-    assert share("vllm", "0.19.0", "vllm_fused_moe", "h200") == 0.44
-    assert share("sglang", "0.5.9", "sglang_fused_moe_triton", "b200") == 0.44
-    assert share("sglang", "0.5.9", "sglang_fused_moe_triton", "h200") == 0.674
-    assert share("sglang", "0.5.10", "sglang_fused_moe_triton", "h200") == 0.44

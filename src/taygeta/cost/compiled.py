@@ -20,10 +20,26 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
-from taygeta.cost import attention, collective, experts, loops, matmul, protocol, routing, scan, sparse, step, vector
+from taygeta.cost import (
+    attention,
+    collective,
+    experts,
+    fused,
+    loops,
+    masked,
+    matmul,
+    protocol,
+    routing,
+    scan,
+    sparse,
+    step,
+    striped,
+    vector,
+)
 
 KERNELS: tuple[ModuleType, ...] = (
-    vector, matmul, attention, sparse, scan, routing, experts, protocol, collective, step, loops,
+    vector, matmul, attention, sparse, scan, routing, experts, fused, striped, masked,
+    protocol, collective, step, loops,
 )  # fmt: skip
 
 

@@ -10,9 +10,12 @@ from __future__ import annotations
 from taygeta.cost.attention import attention
 from taygeta.cost.collective import all_gather, all_reduce, all_reduce_best, all_to_all, reduce_scatter, send
 from taygeta.cost.experts import expert_layer
+from taygeta.cost.fused import fused_experts
+from taygeta.cost.masked import masked_layer
 from taygeta.cost.matmul import cold_share, matmul, spilled_share
 from taygeta.cost.routing import Routing, routing_even, routing_skewed
 from taygeta.cost.step import ATTENTION, attention_row, scan_row, step
+from taygeta.cost.striped import striped_layer
 from taygeta.cost.vector import quantise
 
 OUTPUTS = 5
@@ -91,6 +94,13 @@ def loop_attention(rows, hw, c, out):
             out[i][j] = t[j]
 
 
+def benchmark_routing(r):
+    """Routing of a row of loop_experts."""
+    skewed = r[4] > 0.0
+    found = routing_skewed(r[0], r[1], r[2], r[3], r[4]) if skewed else routing_even(r[0], r[1], r[2], r[3])
+    return Routing(found.rows, r[0], found.hit, found.lowest, found.highest, found.exponent)
+
+
 def loop_experts(rows, peak, weight_bytes, activation_bytes, hw, c, out):
     """Expert layers as benchmarks run them. Rows are (tokens, top-k, experts, ep, exponent, width, d_ff of a
     rank, gates).
@@ -100,10 +110,36 @@ def loop_experts(rows, peak, weight_bytes, activation_bytes, hw, c, out):
     """
     for i in range(len(rows)):
         r = rows[i]
-        skewed = r[4] > 0.0
-        found = routing_skewed(r[0], r[1], r[2], r[3], r[4]) if skewed else routing_even(r[0], r[1], r[2], r[3])
-        routing = Routing(found.rows, r[0], found.hit, found.lowest, found.highest, found.exponent)
-        t = expert_layer(routing, r[5], r[6], r[2] / r[3], r[7], weight_bytes, activation_bytes, peak, hw, c)
+        found, held = benchmark_routing(r), r[2] / r[3]
+        t = expert_layer(found, r[5], r[6], held, r[7], weight_bytes, activation_bytes, peak, hw, c)
+        for j in range(OUTPUTS):
+            out[i][j] = t[j]
+
+
+def loop_fused(rows, rule, weight_bytes, activation_bytes, hw, c, out):
+    """Expert layers by fused kernels, as benchmarks run them; rows as of loop_experts."""
+    for i in range(len(rows)):
+        r = rows[i]
+        found, held = benchmark_routing(r), r[2] / r[3]
+        t = fused_experts(rule, found, r[5], r[6], held, r[7], weight_bytes, activation_bytes, hw, c)
+        for j in range(OUTPUTS):
+            out[i][j] = t[j]
+
+
+def loop_striped(rows, weight_bytes, hw, c, out):
+    """Expert layers by Marlin's kernels, as benchmarks run them; rows as of loop_experts."""
+    for i in range(len(rows)):
+        r = rows[i]
+        t = striped_layer(benchmark_routing(r), r[0] * r[1], r[5], r[6], r[2], r[7], weight_bytes, hw, c)
+        for j in range(OUTPUTS):
+            out[i][j] = t[j]
+
+
+def loop_masked(rows, weight_bytes, peak, hw, c, out):
+    """Expert layers by masked kernels, as benchmarks run them; rows as of loop_experts, and experts held."""
+    for i in range(len(rows)):
+        r = rows[i]
+        t = masked_layer(benchmark_routing(r), r[8], r[5], r[6], r[7], weight_bytes, peak, hw, c)
         for j in range(OUTPUTS):
             out[i][j] = t[j]
 

@@ -14,6 +14,7 @@ from taygeta.cost.attention import AttentionConstants
 from taygeta.cost.collective import CollectiveConstants, Link
 from taygeta.cost.compiled import compiled
 from taygeta.cost.experts import ExpertsConstants
+from taygeta.cost.fused import FusedConstants
 from taygeta.cost.hardware import Hardware
 from taygeta.cost.loops import (
     OUTPUTS,
@@ -21,15 +22,20 @@ from taygeta.cost.loops import (
     loop_axis,
     loop_collective,
     loop_experts,
+    loop_fused,
     loop_groups,
+    loop_masked,
     loop_matmul,
     loop_replayed_matmul,
+    loop_striped,
 )
+from taygeta.cost.masked import MaskedConstants
 from taygeta.cost.matmul import MatmulConstants
 from taygeta.cost.silicon import constants, core_port, hardware
 from taygeta.cost.step import ATTENTION, SCAN
 from taygeta.cost.step import OUTPUTS as STEP_OUTPUTS
 from taygeta.cost.steps import StepModel
+from taygeta.cost.striped import StripedConstants
 from taygeta.cost.vector import QuantiseConstants
 from taygeta.graph.ops import BATCH_AXES
 from taygeta.spec.chip import Chip
@@ -100,6 +106,25 @@ def expert_layers(
 ) -> np.ndarray:
     """Return times and parts of expert layers; rows as in loop_experts."""
     return spread(loop_experts, rows, peak, weight_bytes, activation_bytes, hw, c)
+
+
+def fused_layers(
+    rows: np.ndarray, rule: float, weight_bytes: float, activation_bytes: float, hw: Hardware, c: FusedConstants
+) -> np.ndarray:
+    """Return times and parts of expert layers by fused kernels; rows as in loop_experts."""
+    return spread(loop_fused, rows, rule, weight_bytes, activation_bytes, hw, c)
+
+
+def striped_layers(rows: np.ndarray, weight_bytes: float, hw: Hardware, c: StripedConstants) -> np.ndarray:
+    """Return times and parts of expert layers by Marlin's kernels; rows as in loop_experts."""
+    return spread(loop_striped, rows, weight_bytes, hw, c)
+
+
+def masked_layers(
+    rows: np.ndarray, weight_bytes: float, peak: float, hw: Hardware, c: MaskedConstants
+) -> np.ndarray:
+    """Return times and parts of expert layers by masked kernels; rows as in loop_masked."""
+    return spread(loop_masked, rows, weight_bytes, peak, hw, c)
 
 
 def collectives(rows: np.ndarray, link: Link, c: CollectiveConstants) -> np.ndarray:

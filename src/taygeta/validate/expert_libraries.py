@@ -1,8 +1,9 @@
 """Libraries of expert layers that differ from the one a chip's constants stand for.
 
-Those were fitted on TensorRT-LLM's kernels; other grouped kernels take another time on the same chip. What differs
-belongs to software, is the same on every chip unless the chip has constants for it, and is said here, fitted on rows of
-the public tables (AIConfigurator 095f58a8: moe; A100, H100, H200, B200, L40S).
+Those were fitted on TensorRT-LLM's kernels; other grouped kernels take another time on the same chip (vLLM's and
+SGLang's in Triton, Marlin and CuTe DSL: taygeta.validate.fused). What
+differs belongs to software, is the same on every chip, and is said here, fitted on rows of the public tables
+(AIConfigurator 095f58a8: moe; A100, H100, H200, B200, L40S).
 """
 
 from __future__ import annotations
@@ -15,9 +16,6 @@ from types import MappingProxyType
 
 import numpy as np
 
-from taygeta.spec.chip import Chip
-from taygeta.spec.fields import BLOCK
-from taygeta.spec.launch import release_of
 from taygeta.validate.formats import Stored
 
 
@@ -53,7 +51,9 @@ def _experts(
 # moe.parquet, ep = 1. (frameworks, kernels, formats of weights, kernels of that library), the first that
 # matches. Errors of clean rows, mean/median: DeepGEMM of TensorRT-LLM 8.0/6.8 % (322 rows of B200), its CUTLASS with
 # scales of blocks 6.9/5.2 % (1,236 of H100 and H200), trtllm-gen with scales of blocks 14.4/12.0 % (516 of B200),
-# Marlin in int4 18.9/17.0 % (1,926 of A100, L40S, H100, H200 and B200 together).
+# with activations in bf16, fp8 and nvfp4 13.8/10.8 % (1,464 of B200): it gathers rows and activates inside its
+# multiplies, so that little passes by elements, more than the cores' ports seem to give, and most by rows.
+# Those of Marlin and of Triton serve formats and chips that taygeta.validate.fused does not know.
 _GROUPED: tuple[tuple[str, str, str, Experts], ...] = (
     ("trtllm", "deepgemm", "^fp8_block$", _experts(0.893, 0.231, 16.6, 263e-9, row=5500.0)),
     ("trtllm", "min_latency", "^nvfp4$", _experts(0.93, 1.5, 1.0, 0.0)),
@@ -66,6 +66,7 @@ _GROUPED: tuple[tuple[str, str, str, Experts], ...] = (
         _experts(0.97, 0.135, 10.8, 55e-9, 82.0),
     ),
     ("sglang|vllm", "trtllm_moe|trtllm_trtllm", "^fp8_block$", _experts(0.235, 0.38, 10.7, 0.0)),
+    ("sglang|vllm", "trtllm_moe|trtllm_trtllm", "^(bf16|fp8|nvfp4)$", _experts(0.595, 1.29, 6.3, 0.0, row=7000.0)),
     ("sglang|vllm", "trtllm_moe|trtllm_trtllm", "", _experts(0.63, 0.63, 8.8, 0.0)),
     ("sglang|vllm", "marlin", "", _experts(0.43, 0.087, 2.8, 21e-9, 35.0)),
     ("", "torch_flow|triton", "^mxfp4 bf16", _experts(0.47, 0.23, 9.1, 0.0, 37.0)),
@@ -95,33 +96,10 @@ def choice_seconds(
     return np.where(beyond, CHOICE_START + CHOICE_TOKEN * tokens / cores, 0.0)
 
 
-# Kernels for fp8 with scales of blocks that a chip has constants of its own for: framework, what the kernel's name
-# holds, the release from which they are others. SGLang's Triton kernels in tile configurations of its own (on Hopper
-# 674 rows, 10.3/4.4 %; as vLLM's 18.8/10.6 %), and vLLM's, which has no configurations for Blackwell (482 rows,
-# 15.7/12.5 %; as elsewhere 37/44 %: half of the time from 100 tokens on).
-_BLOCK_KERNELS = (
-    ("sglang", "triton", (0, 5, 10), "triton_tuned" + BLOCK),
-    ("vllm", "fused_moe", (1 << 30,), "triton" + BLOCK),
-)
-
-
-def _of_chip(chip: Chip, name: str) -> Experts:
-    """Return a library whose constants a chip has; OWN_EXPERTS where it has none."""
-    start = f"experts.{name}."
-    found = {key.removeprefix(start): value for key, value in chip.constants.items() if key.startswith(start)}
-    return Experts(MappingProxyType({**found, "unpack": 0.0})) if found else OWN_EXPERTS
-
-
-def experts_library(framework: str, kernel: str, found: Stored, version: str, chip: Chip) -> Experts:
-    """Return how a kernel of a framework's release computes an expert layer on a chip; OWN_EXPERTS where the chip's
-    constants stand for it.
+def experts_library(framework: str, kernel: str, found: Stored, version: str) -> Experts:
+    """Return how a kernel of a framework's release computes an expert layer; OWN_EXPERTS where the chip's constants
+    stand for it.
     """
-    for frameworks, kernels, below, name in _BLOCK_KERNELS:
-        released = () < release_of(version) < below
-        if found.weights == "fp8_block" and framework == frameworks and kernels in kernel and released:
-            own = _of_chip(chip, name)
-            if own is not OWN_EXPERTS:
-                return own
     formats = found.weights if found.weights == found.activations else f"{found.weights} {found.activations}"
     library = OWN_EXPERTS
     for frameworks, kernels, stored, candidate in _GROUPED:

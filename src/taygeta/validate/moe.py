@@ -14,6 +14,7 @@ from taygeta.spec.chip import Chip
 from taygeta.validate.answers import Answers, column, groups
 from taygeta.validate.expert_libraries import OWN_EXPERTS, Experts, choice_seconds, experts_library
 from taygeta.validate.formats import Stored, activation_bytes, element_bytes, peak_of, stored
+from taygeta.validate.fused import fused_kernels, masked, run_fused, run_masked, run_striped, striped
 from taygeta.validate.kinds import library_kinds
 from taygeta.validate.systems import Systems
 
@@ -35,8 +36,17 @@ def answer(frame: polars.DataFrame, systems: Systems) -> Answers:
         try:
             system, found = systems.get(gpu), stored(dtype)
             rows = arguments(sizes[index], gates[index], exponent_of(distribution))
-            library = experts_library(framework, kernel, found, version, system.chip)
-            runs = [run(rows, chip, s, found, library) for chip, s in zip(system.chips, system.silicons, strict=True)]
+            pairs = list(zip(system.chips, system.silicons, strict=True))
+            fused = fused_kernels(framework, kernel, found, version, system.chip)
+            if fused is not None:
+                runs = [run_fused(rows, fused, chip, s) for chip, s in pairs]
+            elif striped(framework, kernel, found, system.chip):
+                runs = [run_striped(rows, chip, s, found) for chip, s in pairs]
+            elif masked(framework, kernel, system.chip):
+                runs = [run_masked(rows, chip, s, found) for chip, s in pairs]
+            else:
+                library = experts_library(framework, kernel, found, version)
+                runs = [run(rows, chip, s, found, library) for chip, s in pairs]
         except InputError as error:
             out.refuse(index, str(error))
             continue
