@@ -45,6 +45,11 @@ def test_links_lead_somewhere():
         assert (ROOT / target).exists(), target
 
 
+def test_as_many_examples_as_the_heading_says():
+    section = TEXT[TEXT.index("## Six examples") : TEXT.index("## How it works")]
+    assert len(re.findall(r"^\*\*[A-Z]", section, re.MULTILINE)) == 6
+
+
 def test_accuracy_is_that_of_the_report():
     short = readme.between(readme.ACCURACY, "short")
     assert readme.between(readme.README, "accuracy") == short

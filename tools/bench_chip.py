@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench_time import process, seconds
+from bench_time import process, seconds, share, times
 
 LAB = Path(__file__).parents[1] / "tests/chips/lab.toml"
 LINEARS = ((2304, 768), (768, 768), (3072, 768), (768, 3072))
@@ -67,12 +67,12 @@ Row = tuple[str, str, str, str]
 
 def at_least(what: str, measured: float, least: float, digits: str = ".3g", note: str = "") -> Row:
     """Return a row of a rate that should not be below a goal."""
-    return what, f"{measured:{digits}}", f"{least:g} at least{note}", f"{measured / least:.2f} x"
+    return what, f"{measured:{digits}}", f"{least:g} at least{note}", times(measured, least)
 
 
 def at_most(what: str, measured: float, most: float) -> Row:
     """Return a row of seconds that should not be above a goal."""
-    return what, f"{measured:.3g}", f"{most:g}", f"{measured / most:.0%}"
+    return what, f"{measured:.3g}", f"{most:g}", share(measured, most)
 
 
 def _formats() -> list[Row]:

@@ -12,6 +12,8 @@ from collections.abc import Callable
 for library in ("OPENBLAS", "OMP", "MKL"):  # before NumPy loads: waiting threads of a BLAS would count as work
     os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
+MISSED = ", **missed**"  # beside a ratio: the goal is not met
+
 
 def cpu() -> float:
     """Return the CPU seconds, user and system, of all threads of this process and of its ended children."""
@@ -37,3 +39,13 @@ def process(*code: str, repeats: int = 3) -> float:
 def command(*words: str) -> float:
     """Return the least CPU seconds of three fresh runs of the command line."""
     return process("-m", "taygeta.app.cli", *words)
+
+
+def times(measured: float, least: float) -> str:
+    """Return a rate over a goal that it should not be below, marked where it is."""
+    return f"{measured / least:.2f} x{'' if measured >= least else MISSED}"
+
+
+def share(measured: float, most: float) -> str:
+    """Return a figure as a share of a limit that it should not exceed, marked where it does."""
+    return f"{measured / most:.0%}{'' if measured <= most else MISSED}"

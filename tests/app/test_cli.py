@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,18 @@ def test_help_of_every_option_is_a_sentence() -> None:
             assert text.endswith("."), f"{name} {parameter.name}: {text}"
 
 
+def test_commands_that_print_a_result_take_json() -> None:
+    """As the README says: all but serve, which ends with none; validate writes a file."""
+    import typer.main
+
+    group: Any = typer.main.get_command(app)
+    found = {
+        name: next((p for p in command.params if "--json" in p.opts), None) for name, command in group.commands.items()
+    }
+    assert {name for name, option in found.items() if option is None} == {"serve"}
+    assert {name for name, option in found.items() if option and not option.is_flag} == {"validate"}
+
+
 def test_predict(library: Library) -> None:
     result = run(
         "predict",
@@ -134,6 +147,22 @@ def test_compare(library: Library) -> None:
     args, options = library.asked["compare"]
     assert args[:6] == ("acme/small", ["toy:4", "tiny:1"], 1024, 1024, 16, ["2 $/h", None])
     assert options["weights"] == "fp8"
+
+
+def test_a_comparison_without_an_answer_exits_with_three(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "compare", library.answer("compare", samples.comparisons()[2:]))
+    result = run("compare", "acme/small", "--chips", "tiny:1")
+    assert result.exit_code == 3
+    assert "tiny:1: It needs 141 GB; 1 x tiny has 8 GB." in result.stdout
+    assert "below each number" not in result.stdout
+    assert json.loads(run("compare", "acme/small", "--chips", "tiny:1", "--json").stdout)["results"][0]["best"] is None
+
+
+def test_a_plan_without_an_answer_exits_with_three(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "plan", library.answer("plan", replace(samples.planned(), best=None, front=())))
+    result = run("plan", "acme/small", "--chip", "toy:4", "--tpot", "1us")
+    assert result.exit_code == 3
+    assert "nothing tried meets the goal" in result.stdout
 
 
 def test_plan(library: Library) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from taygeta import __version__
 
 HEAVY = ("numpy", "numba", "matplotlib", "polars", "torch", "transformers")
 
@@ -60,9 +63,35 @@ def test_usage_errors_are_plain_text(words: list[str], sentence: str) -> None:
 
 
 def test_a_reader_that_stops_early_sees_no_traceback() -> None:
-    command = f"{sys.executable} -m taygeta.app.cli models --json | head -c 10"
-    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, check=False)
-    assert "Traceback" not in result.stderr
+    for reader in ("head -c 10", "true"):
+        command = f"{sys.executable} -m taygeta.app.cli models --json | {reader}"
+        result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, check=False)
+        assert result.stderr == ""
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", [["chips"], ["chips", "--json"], ["--version"], ["--help"]])
+def test_an_output_that_cannot_be_written_is_said(words: list[str], unbuffered: str, tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+
+    def small() -> None:  # a file may have no byte: what a full disk does, without one
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+    command = [sys.executable, "-B", "-m", "taygeta", *words]
+    with (tmp_path / "out").open("w") as out:
+        result = subprocess.run(
+            command, stdout=out, stderr=subprocess.PIPE, text=True, timeout=120, check=False, preexec_fn=small,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        )  # fmt: skip
+    assert result.stderr == "error: the output cannot be written: File too large.\n"
+    assert result.returncode == 2
+
+
+def test_the_package_is_a_command() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "taygeta", "--version"], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (result.returncode, result.stdout) == (0, f"taygeta {__version__}\n")
 
 
 def test_a_terminal_without_unicode_gets_plain_signs() -> None:

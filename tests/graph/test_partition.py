@@ -95,7 +95,9 @@ def test_shards_add_up(deploy, dense, tp, pp, tokens):
 @pytest.mark.parametrize(
     ("spread", "chips", "message"),
     [
-        ({"tp": 3}, 3, "tp=3 does not divide the 8 heads of dense: use tp=2."),
+        ({"tp": 3}, 3, "tp=3 does not divide the 8 heads of dense: use tp=2 with 4 chips."),
+        ({"tp": 3}, 8, "tp=3 does not divide the 8 heads of dense: use tp=2."),
+        ({"tp": 3, "pp": 2}, 4, "tp=3 does not divide the 8 heads of dense: use tp=2."),
         ({"tp": 2}, 3, "tp=2 needs 2 chips for each replica, and 3 chips are no multiple of that: use 4 chips."),
         ({"tp": 1, "ep": 2}, 2, "ep=2 needs a mixture of experts, and dense has none: use ep=1."),
         ({"tp": 1, "pp": 8}, 8, "pp=8 is more than the 4 layers of dense."),

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +13,7 @@ import result_samples as samples
 from taygeta.base import errors
 from taygeta.report import pages
 from taygeta.report.assumptions import assumptions
-from taygeta.report.html import page, write
+from taygeta.report.html import page
 from taygeta.report.view import Column, Fact, Grid, View, cells
 
 pytest.importorskip("matplotlib")
@@ -182,38 +180,6 @@ def test_a_comparison_without_a_result_has_no_figures() -> None:
     text = pages.comparison_page("acme/small", *LOAD, samples.comparisons()[2:])
     assert "svg" not in outline(text).tags
     assert "It needs 141 GB; 1 x tiny has 8 GB." in text
-
-
-def test_write_replaces_as_a_whole(tmp_path: Path) -> None:
-    path = tmp_path / "report.html"
-    path.write_text("old")
-    write(path, "new")
-    assert path.read_text() == "new"
-    assert os.listdir(tmp_path) == ["report.html"]
-
-
-def test_a_failed_write_leaves_the_old_file_and_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "report.html"
-    path.write_text("old")
-
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(errors.InputError) as caught:
-        write(path, "new")
-    assert str(caught.value) == f"{path} cannot be written: No space left on device."
-    assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["report.html"]
-
-
-def test_a_missing_folder_is_said(tmp_path: Path) -> None:
-    path = tmp_path / "no" / "report.html"
-    with pytest.raises(errors.InputError) as caught:
-        write(path, "new")
-    assert str(caught.value) == f"{path} cannot be written: No such file or directory."
 
 
 def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import numpy as np
 from rich.console import Console
@@ -11,6 +12,7 @@ from taygeta.api import recipe
 from taygeta.explore.slo import SloPlan, plan_slo
 from taygeta.report.json import text
 from taygeta.report.slo import slo_json, slo_view
+from taygeta.report.slo_page import slo_page
 from taygeta.report.terminal import show
 from taygeta.serving.plain import run_plain
 from taygeta.serving.traffic import make_traffic
@@ -21,8 +23,8 @@ def plan(tpot: float) -> SloPlan:
     return plan_slo(recipe("llama-3.1-8b", "h100:8", tp=1), t, 0.2, tpot, run=run_plain, tune=False)
 
 
-def shown(found: SloPlan) -> str:
-    console = Console(file=io.StringIO(), width=80, color_system=None, highlight=False)
+def shown(found: SloPlan, width: int = 80) -> str:
+    console = Console(file=io.StringIO(), width=width, color_system=None, highlight=False)
     show(slo_view(found), console)
     return console.file.getvalue()  # type: ignore[attr-defined]
 
@@ -41,6 +43,22 @@ def test_a_plan_in_words() -> None:
     assert ("holds" if doubt.holds_at_slow_end else "more chip") in said
     assert "Traffic: made up" in said
     assert max(map(len, said.splitlines())) <= 80
+
+
+def test_only_columns_that_are_shown_are_explained() -> None:
+    found = plan(0.02)
+    narrow = " ".join(shown(found).split())
+    assert "Below a latency its median." in narrow
+    assert "$/h" not in narrow
+    wide = " ".join(shown(found, 160).split())
+    assert "Below a latency its median. Below $/h dollars per million output tokens." in wide
+    assert "Below $/h dollars per million output tokens." in slo_page(found)
+
+
+def test_axes_of_times_have_numbers() -> None:
+    svg = slo_page(plan(0.02)).split("TPOT over chips")[-1]
+    marks = re.findall(r">([0-9.]+ (?:us|ms|s))</text>", svg)
+    assert len(marks) >= 2, "an axis without two numbers cannot be read"
 
 
 def test_no_plan_in_words() -> None:

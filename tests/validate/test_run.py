@@ -11,7 +11,6 @@ from silicon_rows import comm_row, decode_row, e2e_row, gemm_row, moe_row, prefi
 from typer.testing import CliRunner
 
 from taygeta.app.cli import app
-from taygeta.validate import files
 from taygeta.validate.markdown import report
 from taygeta.validate.run import validate
 from taygeta.validate.systems import Systems
@@ -168,17 +167,6 @@ def test_tables_finished_before_an_interrupt_stay_readable(perfect, tmp_path, mo
     }
 
 
-def test_a_file_is_replaced_as_a_whole(tmp_path):
-    path = tmp_path / "a.txt"
-    files.write_text(path, "old")
-    with pytest.raises(ZeroDivisionError):
-        files._replace(path, lambda part: 1 / 0)
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-    with pytest.raises(files.InputError, match="cannot be written"):
-        files.write_text(tmp_path / "none" / "a.txt", "")
-
-
 def test_the_report_says_where_constants_come_from(write):
     systems = Systems()
     text = report(
@@ -192,6 +180,15 @@ def test_the_report_says_where_constants_come_from(write):
     assert "## Where the constants come from" in text
     assert "| matmul, quantise | h100 | fitted: gemm.parquet of AIConfigurator" in text
     assert "| gemm | slow quantisation | 0 |" in text
+
+
+@pytest.mark.parametrize(("rows", "there"), [(2, False), (24, True)])
+def test_regimes_have_a_table_where_they_have_rows(write, rows, there):
+    systems = Systems()
+    found = list(validate(write("gemm", [gemm_row(m=64 + i) for i in range(rows)]), systems))
+    text = report(found, systems)
+    assert ("## gemm by regime" in text) == there
+    assert ("All of them: `taygeta validate DIRECTORY --json FILE`." in text) == there
 
 
 def test_measurements_are_never_overwritten(perfect):

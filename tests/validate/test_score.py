@@ -8,6 +8,7 @@ import pytest
 
 from taygeta.validate import quirks
 from taygeta.validate.answers import widen_columns
+from taygeta.validate.regimes import label
 from taygeta.validate.score import scores
 
 MEASURED = 1e-3
@@ -63,6 +64,19 @@ def test_regimes_split_where_they_say():
     assert find("all chips", "clean", "65 <= m < 1024").answered == 1
     assert find("all chips", "clean", "m >= 1024").answered == 1
     assert find("all chips", "clean", "n or k < 512").answered == 1
+
+
+def test_the_peer_s_regime_is_of_the_mode_that_the_first_tables_show():
+    columns = ("model_path", "backend", "precision", "source", "system", "measured")
+    rows = pl.DataFrame(
+        {
+            **{name: ["x"] * 2 for name in columns}, "concurrency": [1.0] * 2, "batch_size": [1.0] * 2,
+            "isl": [1.0] * 2, "osl": [1.0] * 2,
+            "aiconfigurator_silicon_tpot_s": [1e-3, None], "aiconfigurator_hybrid_tpot_s": [1e-3, 1e-3],
+        }
+    )  # fmt: skip
+    found = rows.select(peer=label("e2e", rows)["_peer"])["peer"].to_list()
+    assert found == ["answered by aiconfigurator silicon", "refused by aiconfigurator silicon"]
 
 
 def test_the_roofline_is_scored_on_the_same_rows_and_has_no_range():

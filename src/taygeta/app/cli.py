@@ -1,12 +1,15 @@
 """The command `taygeta`: its commands, its version, and how it ends.
 
-It exits with 0; with 2 and one sentence on standard error for input that cannot be used; with 130 when
-interrupted; with 1 and one sentence for a defect of its own, whose traceback --debug shows. What a command
-needs is imported when it runs, so that help and completion stay quick.
+It exits with 0; with 2 and one sentence on standard error for input that cannot be used, or an output that cannot
+be written; with 3 where a search found nothing (compare, plan); with 130 when interrupted; with 1 and one sentence
+for a defect of its own, whose traceback --debug shows. What a command needs is imported when it runs, so that help
+and completion stay quick.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from typing import Annotated, Any
 
@@ -20,6 +23,7 @@ from taygeta.app.output import print_error
 from taygeta.base.errors import TaygetaError
 
 INTERRUPTED = 130
+FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 class _Group(TyperGroup):
@@ -35,7 +39,7 @@ class _Group(TyperGroup):
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
         except Exception as error:
-            if ctx.params.get("debug") or _belongs_to_typer(error):
+            if ctx.params.get("debug") or _belongs_to_typer(error) or _is_of_the_output(error):
                 raise
             print_error(
                 f"{type(error).__name__}: {error}. This is a defect of Taygeta; --debug shows where it is."
@@ -46,6 +50,24 @@ class _Group(TyperGroup):
 def _belongs_to_typer(error: Exception) -> bool:
     """Whether typer ends the command: by its own exceptions, or quietly when the reader stopped early."""
     return isinstance(error, (typer.Abort, BrokenPipeError)) or hasattr(error, "exit_code")
+
+
+def _is_of_the_output(error: Exception) -> bool:
+    """Whether standard output cannot be written: files say so themselves, and what it holds fails again."""
+    if not isinstance(error, OSError):
+        return False
+    if error.errno in FULL and error.filename is None:
+        return True
+    try:
+        _flush()
+    except OSError:
+        return True
+    return False
+
+
+def _flush() -> None:
+    if sys.stdout is not None and not sys.stdout.closed:
+        sys.stdout.flush()
 
 
 app = typer.Typer(
@@ -103,9 +125,25 @@ def main() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a sign that the terminal lacks must not end the program
     try:
-        app()
+        try:
+            app()
+        finally:
+            _flush()  # a small output fails only here
     except KeyboardInterrupt:  # before a command has begun
         sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        _leave(1)
+    except OSError as error:
+        if not _is_of_the_output(error):
+            raise
+        print_error(f"the output cannot be written: {error.strerror or error}.")
+        _leave(2)
+
+
+def _leave(code: int) -> None:
+    """Exit although standard output cannot be written: what it still holds goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,9 @@ from taygeta.base.errors import InputError, require
 if TYPE_CHECKING:
     from taygeta.report.view import View
 
+NOTHING_FOUND = 3
+"""What a search ends with where nothing that it tried can do what was asked; its result is printed all the same."""
+
 
 def emit(view: Callable[[], View], document: Callable[[], Mapping[str, Any]], as_json: bool) -> None:
     """Print a result as JSON or as tables; only the one that is asked for is made."""
@@ -43,9 +46,9 @@ def write_page(path: Path | None, page: Callable[[], str]) -> None:
     """Write a page and say so on standard error; nothing for None. Raises InputError."""
     if path is None:
         return
-    from taygeta.report.html import write
+    from taygeta.base.files import write_text
 
-    write(path, page())
+    write_text(path, page())
     sys.stderr.write(f"wrote {path}\n")
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from taygeta.app.options import Html, Json, ModelName, Options, Price, deployment_options, split_chips
-from taygeta.app.output import check_page, emit, progress, write_page
+from taygeta.app.output import NOTHING_FOUND, check_page, emit, progress, write_page
 from taygeta.app.serving_options import TRAFFIC, bundled, engine_set, traffic_options
 from taygeta.base.errors import InputError
 
@@ -88,6 +88,7 @@ def plan(
 
     Without traffic it is the parallelism and the number of requests with the most tokens per second, in closed form.
     Under traffic (a trace, a workload, a rate) it is the fewest chips that keep TTFT and TPOT, by simulation.
+    Exits with 3 where nothing that was tried keeps the limits.
 
     Example: taygeta plan meta-llama/Llama-3.1-8B --chip h100 --workload chat --rate 40 --ttft 1s --tpot 30ms
     """
@@ -164,6 +165,7 @@ def _closed_form(
     _print(launch, out.as_json)
     if out.html:
         _plan_page(out.html, model, chip, goal, found)
+    _end(found)
 
 
 def _plan_page(html: Path, model: str, chip: str, goal: str, found: Plan) -> None:
@@ -204,6 +206,13 @@ def _under_traffic(
     _print(launch, out.as_json)
     if out.html:
         _slo_page(out.html, found)
+    _end(found)
+
+
+def _end(found: Plan | SloPlan) -> None:
+    """Exit with a code of its own where nothing keeps the limits."""
+    if found.best is None:
+        raise typer.Exit(NOTHING_FOUND)
 
 
 def _slo_page(html: Path, found: SloPlan) -> None:

@@ -18,7 +18,7 @@ from taygeta.app.options import (
     match_prices,
     split_chips,
 )
-from taygeta.app.output import check_page, emit, progress, write_page
+from taygeta.app.output import NOTHING_FOUND, check_page, emit, progress, write_page
 
 Chips = Annotated[
     str,
@@ -49,6 +49,8 @@ def compare(
 ) -> None:
     """Compare chips, each with its best deployment.
 
+    Exits with 3 where none of them can run the model.
+
     Example: taygeta compare meta-llama/Llama-3.1-70B --chips maia-100:8,h100:8,b200:4 --html report.html
     """
     from taygeta import api
@@ -65,3 +67,5 @@ def compare(
         from taygeta.report.pages import comparison_page
 
         write_page(html, lambda: comparison_page(model, isl, osl, concurrency, found))
+    if not any(c.best for c in found):
+        raise typer.Exit(NOTHING_FOUND)

@@ -50,6 +50,7 @@ def validate(
 
     Example: taygeta validate ../shared/silicon --json scores.json
     """
+    from taygeta.base.files import replaceable
     from taygeta.validate import files
     from taygeta.validate.run import validate as run
     from taygeta.validate.systems import Systems
@@ -68,7 +69,7 @@ def validate(
             scores += result.scores
             if rows:
                 files.write_rows(rows, result.table, result.rows)
-            if json:
+            if json and replaceable(json):  # a pipe takes one document, the last
                 files.write_scores(json, scores)
     found: list[HeldOut] = []
     if json or markdown:
@@ -92,7 +93,7 @@ def _report(
 
     show(view.summary(results), Console(file=sys.stdout, highlight=False))
     if markdown:
-        from taygeta.validate.files import write_text
+        from taygeta.base.files import write_text
         from taygeta.validate.markdown import report
 
         write_text(markdown, report(results, systems, found))
@@ -163,10 +164,10 @@ def _calibrate_chip(tables: Path, output: Path, chip: str, framework: str) -> No
 
     from rich.console import Console
 
+    from taygeta.base.files import write_text
     from taygeta.report.terminal import show
     from taygeta.validate import calibrate as module
     from taygeta.validate import view
-    from taygeta.validate.files import write_text
 
     with progress("fitting") as advance:
         system, fits = module.calibrate(tables, chip, framework, advance)
@@ -183,9 +184,9 @@ def _calibrate_engine(
 
     from taygeta import api
     from taygeta.app.serving_options import engine_set
+    from taygeta.base.files import write_text
     from taygeta.explore.fleets import engine_settings
     from taygeta.validate.engine_file import engine_file, fit_json
-    from taygeta.validate.files import write_text
     from taygeta.validate.serving_files import read_results
     from taygeta.validate.serving_fit import fit_serving
     from taygeta.validate.serving_view import serving_fit_view

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
 from collections.abc import Sequence
 from html import escape
 from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from taygeta import __version__
-from taygeta.base.errors import InputError
 from taygeta.report.view import Cell, Fact, Grid, View
 
 if TYPE_CHECKING:
@@ -68,29 +63,6 @@ def page(view: View, pictures: Sequence[Picture] = ()) -> str:
     return "\n".join(parts) + "\n"
 
 
-def write(path: Path, text: str) -> None:
-    """Write a file as a whole: a reader sees the old file or the new one, never a part. Raises InputError."""
-    name = ""
-    try:
-        handle, name = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}.", suffix=".part")
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    except OSError as error:
-        if name:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
-        raise InputError(f"{path} cannot be written: {error.strerror or error}.") from None
-
-
-def _umask() -> int:
-    """The permissions that the user keeps from new files; reading them means setting them for a moment."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
-
-
 def _facts(facts: tuple[Fact, ...]) -> str:
     rows = [
         f'<tr><th scope="row">{escape(f.name)}</th><td class="value">{escape(f.value)}</td>'
@@ -118,7 +90,7 @@ def _grid(g: Grid) -> str:
         rows.append(
             f'<tr{marked}><th scope="row"{_align(g.columns[0].numeric)}>{_cell(first)}</th>{cells}</tr>'
         )
-    caption = f"<p>{escape(g.caption)}</p>" if g.caption else ""
+    caption = f"<p>{escape(g.said())}</p>" if g.said() else ""
     return "\n".join(
         [
             "<section>",

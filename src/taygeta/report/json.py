@@ -30,6 +30,7 @@ from typing import Any
 from taygeta.base.interval import Interval
 from taygeta.cost.result import RESOURCES, OpCost, Prediction, Service
 from taygeta.report.assumptions import Assumption
+from taygeta.report.remarks import service_remarks
 from taygeta.report.words import UNBOUNDED
 from taygeta.spec.deployment import Deployment
 from taygeta.spec.fields import FIELDS
@@ -164,7 +165,7 @@ def _service(s: Service) -> dict[str, Any]:
         "requests_that_fit": s.room if s.room < UNBOUNDED else None,
         "decode": _step(s.decode),
         "prefill": _step(s.prompt),
-        "notes": list(s.notes),
+        "notes": [*service_remarks(s), *s.notes],
     }
 
 

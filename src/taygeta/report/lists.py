@@ -42,11 +42,12 @@ _RESULTS = (
 def comparison_view(model: str, isl: int, osl: int, concurrency: int, found: Sequence[Comparison]) -> View:
     """Return the chips with their best deployments, best first, and why the others cannot run the model."""
     done = named(found)
+    ranges = "; below each number its range" if done else ""
     rows = tuple((Cell(name, _how(s)), *_results(s)) for name, s in done)
     columns = (Column("chips", False), *_RESULTS)
     return View(
         title=f"{done[0][1].deployment.model.name if done else model} on {count(len(found), 'kind')} of chip",
-        lines=(f"isl {isl:,}, osl {osl:,}, concurrency {concurrency:,}; below each number its range",),
+        lines=(f"isl {isl:,}, osl {osl:,}, concurrency {concurrency:,}{ranges}",),
         warning=model_warning(done[0][1].deployment.model) if done else "",
         grids=(Grid("Chips, best first", columns, rows, marked=0),) if rows else (),
         notes=(*(f"{c.chip}: {c.refused}" for c in found if not c.best), *_notes(done)),

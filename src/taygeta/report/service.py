@@ -5,6 +5,7 @@ from __future__ import annotations
 from taygeta.base.interval import Interval
 from taygeta.cost.result import Prediction, Service
 from taygeta.report.assumptions import Assumption
+from taygeta.report.remarks import service_remarks, step_remarks
 from taygeta.report.view import Cell, Column, Fact, Grid, View, cells
 from taygeta.report.words import (
     chips_of,
@@ -50,7 +51,7 @@ def step_view(p: Prediction, assumed: tuple[Assumption, ...] = ()) -> View:
             *_step_facts(p),
         ),
         grids=(_parts(p, None), *assumption_grids(assumed, p.deployment)),
-        notes=p.deployment.model.notes,
+        notes=(*step_remarks(p), *p.deployment.model.notes),
     )
 
 
@@ -60,8 +61,8 @@ def deployment_lines(d: Deployment) -> tuple[str, ...]:
 
 
 def notes_of(s: Service) -> tuple[str, ...]:
-    """Return the notes of a service and of its model, each once."""
-    return tuple(dict.fromkeys((*s.notes, *s.deployment.model.notes)))
+    """Return the remarks on a service, its notes and those of its model, each once."""
+    return tuple(dict.fromkeys((*service_remarks(s), *s.notes, *s.deployment.model.notes)))
 
 
 def model_warning(model: Model) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from taygeta.base.interval import Interval
+from taygeta.report.remarks import link_remarks, traffic_remarks
 from taygeta.report.service import deployment_lines, model_warning
 from taygeta.report.view import Cell, Column, Fact, Grid, View, cells
 from taygeta.report.words import count, number, percent, seconds, span
@@ -244,6 +245,8 @@ def _notes(r: ServingReport) -> tuple[str, ...]:
             "Ranges are of two more runs, whose steps take as long as at the fast and at the slow end of the"
             " assumptions and of the error on silicon that was held out."
         )
+    first = setup.fleet.pools[0].deployment
+    notes += traffic_remarks(first, setup.traffic)
     for pool in setup.fleet.pools:
-        notes += pool.deployment.model.notes
+        notes += (*link_remarks(pool.deployment), *pool.deployment.model.notes)
     return tuple(dict.fromkeys(notes))

@@ -50,7 +50,7 @@ def distributions(o: Outcome, key: str) -> Picture:
         axes.set_ylim(0, 1.01)
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
         axes.set_ylabel("requests with at most this")
-        _times(axes, "x")
+        time_axis(axes, "x")
         _legend(axes)
     title = "Latency of requests"
     return drawing.picture(title, f"{title}, share with at most a time: {'; '.join(said) or 'none was answered'}.", key)
@@ -99,7 +99,7 @@ def first_tokens(o: Outcome, key: str) -> Picture:
     with drawing as (_, axes):
         along = o.arrival if alike else isl
         axes.plot(along[shown], times[shown], ".", color=series_colour(0), markersize=4, alpha=0.5)
-        _times(axes, "y")
+        time_axis(axes, "y")
         axes.set_xlim(left=0)
         axes.xaxis.set_major_formatter(_plain_tick)
         axes.set_xlabel("arrival, s since the start of the run" if alike else "tokens of the prompt")
@@ -124,7 +124,7 @@ def load_curve(loads: Sequence[Load], name: str, key: str) -> Picture:
         if best is not None:
             at = loads[best].report.output_tokens_per_s_per_chip
             axes.axvline(at, color=INK, linewidth=0.9, linestyle="--", label=f"knee, load x {loads[best].factor:g}")
-        _times(axes, "y")
+        time_axis(axes, "y")
         axes.set_xlim(left=0)
         axes.xaxis.set_major_formatter(_plain_tick)
         axes.set_xlabel("output tokens/s of one chip")
@@ -204,7 +204,7 @@ def _interval(r: ServingReport, of: Callable[[ServingReport], float]) -> Interva
     return r.interval(of) or Interval(value, value, value)
 
 
-def _times(axes: Axes, which: Literal["x", "y"]) -> None:
+def time_axis(axes: Axes, which: Literal["x", "y"]) -> None:
     """Make an axis one of times, logarithmic, with marks at 1, 2 and 5 where it is not too long for them."""
     ticker = require("matplotlib.ticker", "plots", "A page with plots")
     axis = axes.xaxis if which == "x" else axes.yaxis

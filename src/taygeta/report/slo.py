@@ -24,6 +24,7 @@ from taygeta.explore.confidence import Confidence
 from taygeta.explore.emit import Launch
 from taygeta.explore.slo import Candidate, SloPlan
 from taygeta.report.json import interval_json, to_json
+from taygeta.report.remarks import link_remarks, traffic_remarks
 from taygeta.report.service import model_warning
 from taygeta.report.serving import limits_text, traffic_line
 from taygeta.report.serving_json import traffic_json
@@ -40,7 +41,10 @@ _COLUMNS = (
     Column("busy", drop=2),
     Column("$/h", drop=1),
 )
-_CAPTION = "Below a latency its median, below $/h dollars per million output tokens."
+_ABOUT = (
+    ("TTFT p99, ms", "Below a latency its median."),
+    ("$/h", "Below $/h dollars per million output tokens."),
+)
 
 
 def slo_view(plan: SloPlan) -> View:
@@ -50,9 +54,8 @@ def slo_view(plan: SloPlan) -> View:
     best, doubt = plan.best, plan.confidence
     first = plan.candidates[0].deployment if plan.candidates else None
     facts = _facts(best, doubt) if best and doubt else (Fact("fewest chips", "none", "nothing tried holds the goal"),)
-    grids = [
-        Grid("Deployments, the best first", _COLUMNS, tuple(map(_row, plan.candidates)), 0 if best else None, _CAPTION)
-    ]
+    rows, top = tuple(map(_row, plan.candidates)), 0 if best else None
+    grids = [Grid("Deployments, the best first", _COLUMNS, rows, top, about=_ABOUT)]
     if plan.curve and best:
         marked = next((i for i, c in enumerate(plan.curve) if c.replicas == best.replicas), None)
         grids.append(Grid("The best with fewer and more replicas", _COLUMNS, tuple(map(_row, plan.curve)), marked))
@@ -147,6 +150,8 @@ def _notes(plan: SloPlan) -> tuple[str, ...]:
             "The range of the share is of 95 %, over requests and blocks of neighbours; slow and fast steps are the"
             " ends of the assumptions and of the error on silicon that was held out."
         )
+    for d in [c.deployment for c in plan.candidates]:
+        notes += (*traffic_remarks(d, plan.traffic), *link_remarks(d))
     if plan.candidates:
         notes += plan.candidates[0].deployment.model.notes
     return tuple(dict.fromkeys(notes))

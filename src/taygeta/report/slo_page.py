@@ -5,6 +5,7 @@ from __future__ import annotations
 from taygeta.explore.slo import SloPlan
 from taygeta.report.figure import INK, Drawing, Picture, series_colour
 from taygeta.report.html import page
+from taygeta.report.serving_plots import time_axis
 from taygeta.report.slo import slo_view
 from taygeta.report.words import percent, seconds
 
@@ -46,9 +47,7 @@ def _latencies(plan: SloPlan) -> list[Picture]:
             times = [y for _, y in points]
             axes.plot([x for x, _ in points], times, "o-", color=series_colour(1), markersize=5, label="p99")
             axes.axhline(limit, color=INK, linewidth=0.9, linestyle="--", label="limit")
-            axes.set_yscale("log")
-            axes.yaxis.set_major_formatter(lambda value, _: seconds(value) if value > 0 else "")
-            axes.yaxis.set_minor_formatter(lambda value, _: "")
+            time_axis(axes, "y")
             axes.set_xlim(left=0)
             axes.set_xlabel("chips")
             axes.set_ylabel(name.upper())

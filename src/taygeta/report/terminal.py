@@ -54,13 +54,14 @@ def _draw(view: View, console: Console) -> None:
 
 
 def _draw_grid(grid: Grid, console: Console) -> None:
-    for i, part in enumerate(_fitting(grid, console.width)):
+    parts = _fitting(grid, console.width)
+    for i, part in enumerate(parts):
         console.print()
         if grid.title and i == 0:
             console.print(_text(grid.title, "bold"))
         console.print(_table(part))
-    if grid.caption:
-        console.print(_text(grid.caption, "dim"))
+    if said := grid.said(tuple(c for part in parts for c in part.columns)):
+        console.print(_text(said, "dim"))
 
 
 def _facts(facts: tuple[Fact, ...]) -> RenderableType:

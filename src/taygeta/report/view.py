@@ -24,13 +24,21 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table. marked: the row to point out, such as the best one."""
+    """A table. marked: the row to point out, such as the best one. about: the head of a column and a sentence about
+    it, which stands below the table where that column is shown.
+    """
 
     title: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
     marked: int | None = None
     caption: str = ""
+    about: tuple[tuple[str, str], ...] = ()
+
+    def said(self, columns: tuple[Column, ...] | None = None) -> str:
+        """Return what stands below the table: about the columns that are shown (None: all), then its caption."""
+        heads = {c.head for c in (self.columns if columns is None else columns)}
+        return " ".join([*(text for head, text in self.about if head in heads), *filter(None, (self.caption,))])
 
 
 @dataclass(frozen=True)

@@ -235,24 +235,33 @@ def check_parallelism(model: Model, p: Parallelism, chips: int) -> None:
     for name in ("tp", "pp", "ep", "dp", "cp"):
         if getattr(p, name) < 1:
             raise InputError(f"{name} must be 1 or more, not {getattr(p, name)}.")
-    if chips % p.chips:
-        raise InputError(
-            f"{p} needs {p.chips} chips for each replica, and {chips} chips are no multiple of that: "
-            f"use {p.chips * max(1, round(chips / p.chips))} chips."
-        )
     if p.pp > len(model.layers):
         raise InputError(f"pp={p.pp} is more than the {len(model.layers)} layers of {model.name}.")
-    _check_heads(model, p)
+    _check_heads(model, p, chips)
     _check_experts(model, p)
+    if chips % p.chips:  # last: a number of chips is good advice only for what the model can hold
+        raise InputError(
+            f"{p} needs {p.chips} chips for each replica, and {chips} chips are no multiple of that: "
+            f"use {_multiple(chips, p.chips)} chips."
+        )
 
 
-def _check_heads(model: Model, p: Parallelism) -> None:
+def _check_heads(model: Model, p: Parallelism, chips: int) -> None:
+    """Refuse a tp that the heads do not spread over; advise the nearest, and chips for it where these are none."""
     if divides_heads(model, p.tp):
         return
+    others = p.chips // p.tp
     fits = [tp for tp in range(1, max(_heads(model)) + 1) if divides_heads(model, tp)]
-    near = min(fits, key=lambda tp: (abs(tp - p.tp), tp))
+    near = min(fits, key=lambda tp: (abs(tp - p.tp), chips % (tp * others) > 0, tp))
+    needed = _multiple(chips, near * others)
+    on = f" with {needed} {'chip' if needed == 1 else 'chips'}" if needed != chips else ""
     heads = next(h for h in _heads(model) if h % p.tp)
-    raise InputError(f"tp={p.tp} does not divide the {heads} heads of {model.name}: use tp={near}.")
+    raise InputError(f"tp={p.tp} does not divide the {heads} heads of {model.name}: use tp={near}{on}.")
+
+
+def _multiple(chips: int, of: int) -> int:
+    """Return the multiple nearest to a number of chips, at least one."""
+    return of * max(1, round(chips / of))
 
 
 def divides_heads(model: Model, tp: int) -> bool:

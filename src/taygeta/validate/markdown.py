@@ -342,7 +342,10 @@ def _regimes(result: Result) -> str:
         "bias",
         *(f"{m.name} MAPE" for m in (floor, *peers)),
     )
-    note = f"Clean rows; regimes of at least {least:,} rows. All of them: `taygeta validate --json`."
+    if not rows:
+        return ""
+    every = "All of them: `taygeta validate DIRECTORY --json FILE`."
+    note = f"Clean rows; regimes of at least {least:,} rows. {every}"
     return "\n".join([f"## {result.table} by regime", "", note, "", _table(heads, rows, TEXTS)])
 
 

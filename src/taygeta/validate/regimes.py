@@ -134,7 +134,7 @@ def _e2e(frame: polars.DataFrame) -> dict[str, polars.Expr]:
     pl = require("polars", "tables", "Scoring")
     formats = pl.when(pl.col("precision") == "").then(pl.lit("bf16")).otherwise(pl.col("precision"))
     in_flight = pl.coalesce("concurrency", "batch_size")
-    peer = pl.col("aiconfigurator_hybrid_tpot_s").is_not_null()
+    peer = pl.col("aiconfigurator_silicon_tpot_s").is_not_null()  # the mode that the report's first tables show
     return {
         "model": pl.col("model_path"),
         "backend": pl.col("backend"),
@@ -143,7 +143,7 @@ def _e2e(frame: polars.DataFrame) -> dict[str, polars.Expr]:
         "input": _steps("isl", (2000,)),
         "source": pl.col("source"),
         "flag": _flag(),
-        "peer": _yes(peer, "answered by aiconfigurator", "refused by aiconfigurator"),
+        "peer": _yes(peer, "answered by aiconfigurator silicon", "refused by aiconfigurator silicon"),
         "case": _join("model_path", "backend", formats),
     }
 
