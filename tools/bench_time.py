@@ -6,6 +6,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 
@@ -49,3 +50,11 @@ def times(measured: float, least: float) -> str:
 def share(measured: float, most: float) -> str:
     """Return a figure as a share of a limit that it should not exceed, marked where it does."""
     return f"{measured / most:.0%}{'' if measured <= most else MISSED}"
+
+
+def first_time(*words: str) -> float:
+    """Return the CPU seconds of a run of the command line whose machine code is not yet on disk."""
+    with tempfile.TemporaryDirectory() as folder:
+        own = {**os.environ, "XDG_CACHE_HOME": folder, "NUMBA_CACHE_DIR": folder}
+        line = [sys.executable, "-m", "taygeta.app.cli", *words]
+        return seconds(lambda: subprocess.run(line, check=True, capture_output=True, env=own), 1)

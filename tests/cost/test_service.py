@@ -150,6 +150,57 @@ def test_widen_adds_squares_of_logarithms():
     assert both.low == pytest.approx(math.exp(-math.sqrt(2)))
 
 
+def test_a_range_does_not_go_below_what_no_machine_can():
+    assert widen(1.0, [("a", 0.5)], 0.0, floor=0.8) == Interval(0.8, 1.0, 1.0)
+    assert widen(1.0, [("a", 0.5)], 0.0, floor=2.0) == Interval(1.0, 1.0, 1.0)  # the nominal value never moves
+    assert widen(1.0, [("a", 0.5)], 0.0, floor=0.1).low == pytest.approx(0.5)
+
+
+def test_ranges_stay_above_the_roofline_at_the_fast_corner():
+    """Published bandwidth: the fast corner's roofline is the nominal one, and the residuals alone went below it."""
+    d = tg.deploy("llama-3.1-8b", on="maia-100")
+    step = tg.predict(d, tg.Batch.decode(16, 2049))
+    assert step.seconds.low == pytest.approx(step.lower)
+    found = tg.serve_rate(d, 2048, 2, 16)
+    assert found.tpot.low >= found.decode.lower
+    assert found.prefill.low >= Predictor(d).floor(tg.Batch.prefill(1, 2048))
+
+
+def test_what_is_assumed_moves_the_roofline_with_it():
+    """An assumed bandwidth of memory: the floor is the roofline at the best of it."""
+    d = tg.deploy("llama-3.1-8b", on="cobalt-100")
+    fast = next(c.chip for c in d.corners if (c.group, c.side) == ("hardware", "fast"))
+    batch = tg.Batch.decode(1, 2048)
+    step = tg.predict(d, batch)
+    assert fast.hbm.bandwidth > d.chip.hbm.bandwidth
+    ratio = d.chip.hbm.bandwidth / fast.hbm.bandwidth
+    assert Predictor(d).floor(batch) == pytest.approx(step.lower * ratio)
+    assert step.seconds.low >= step.lower * ratio
+
+
+CLOSED = {
+    "vLLM mixes": ("llama-3.1-8b", "b200", "vllm", 16),
+    "SGLang runs prompts alone": ("llama-3.1-8b", "h100", "sglang", 16),
+    "one request": ("llama-3.1-8b", "h100", "vllm", 1),
+    "stages": ("meta-llama/Llama-3.1-70B", "h100:8", "vllm", 64),
+}
+
+
+@pytest.mark.parametrize("case", CLOSED)
+def test_parts_add_up_to_the_numbers_above_them(case):
+    model, on, engine, concurrency = CLOSED[case]
+    spread = {"tp": 2, "pp": 4} if case == "stages" else {}
+    d = tg.deploy(model, on=on, engine=engine, **spread)
+    found = tg.serve_rate(d, 20_000, 500, concurrency)  # a prompt of several steps
+    for parts, whole in ((found.tpot_parts(), found.tpot), (found.prefill_parts(), found.prefill)):
+        assert sum(seconds for _, seconds, _ in parts) == pytest.approx(whole.nominal, rel=1e-12)
+        assert "host and engine" in {part for part, _, _ in parts}
+        assert [seconds for _, seconds, _ in parts] == sorted((s for _, s, _ in parts), reverse=True)
+    names = {part for part, _, _ in found.tpot_parts()}
+    assert ("prompts of others" in names) == (concurrency > 1)
+    assert found.decode.seconds.nominal < found.tpot.nominal
+
+
 def test_unpublished_models_show_a_range():
     d = tg.deploy("gpt-4", on="h200:32", tp=8, pp=4)
     assert d.model.assumed

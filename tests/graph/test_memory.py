@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+import taygeta as tg
 from taygeta.base.errors import DoesNotFitError
 from taygeta.frontend.catalog import model
 from taygeta.graph.memory import check_fits, largest_batch, memory, sequence_bytes
@@ -30,7 +33,8 @@ def test_weights_that_do_not_fit(deploy):
     with pytest.raises(DoesNotFitError) as error:
         check_fits(deploy(model("llama-3.1-70b")), 1, 1000)
     assert str(error.value) == (
-        "meta-llama/Llama-3.1-70B in bf16 needs 143 GB of weights and activations on each chip under tp=1;"
+        "meta-llama/Llama-3.1-70B in bf16 needs 141 GB of weights and 1.54 GB of activations"
+        " (of steps of 8,192 tokens) on each chip under tp=1;"
         " round has 100 GB of 100 GB for them."
         " Fits with tp=2, or with weights=fp8."
     )
@@ -48,3 +52,16 @@ def test_memory_adds_up(deploy, dense):
     use = memory(deploy(dense))
     assert use.weights + use.activations + use.cache == use.capacity
     assert use.fits
+
+
+def test_steps_that_do_not_fit_are_told_apart_from_weights(deploy):
+    """Weights of 48 MB beside activations of 336 MB in 230 MB of SRAM: shorter steps fit, and are proposed."""
+    d = tg.deploy("meta-llama/Llama-3.1-8B", on="groq-lpu-v1:512", tp=32, pp=16, weights="int8")
+    with pytest.raises(DoesNotFitError) as error:
+        check_fits(d, 1, 1000)
+    said = str(error.value)
+    assert "needs 0.0481 GB of weights and 0.336 GB of activations (of steps of 8,192 tokens) on each chip" in said
+    budget = int(said.split("token_budget=")[1].split()[0])
+    shorter, longer = (replace(d, engine=replace(d.engine, token_budget=b)) for b in (budget, 2 * budget))
+    assert memory(shorter).fits
+    assert not memory(longer).fits

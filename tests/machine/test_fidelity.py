@@ -13,7 +13,7 @@ import pytest
 import taygeta as tg
 from taygeta.machine.fidelity import timed_step
 from taygeta.machine.timeline import perfetto
-from taygeta.report.timed import timed_json, timed_view
+from taygeta.report.timed import difference, timed_json, timed_view
 from taygeta.spec.deployment import Batch, Deployment
 
 LAB = str(Path(__file__).parents[1] / "chips" / "lab.toml")
@@ -82,3 +82,21 @@ def test_the_command_writes_a_trace_and_refuses_what_cannot_be(tmp_path):
         assert failed.returncode == 2
         assert says in failed.stderr
         assert "Traceback" not in failed.stderr
+
+
+def test_sends_and_their_waits_are_of_the_collectives():
+    """A program sends at the end of the phase that made what it sends: the time is of the collectives all the same."""
+    one, many = (timed_step(tg.deploy("gpt2", on=f"maia-100:{n}", weights="mx9"), Batch.decode(1, 64)) for n in (1, 4))
+    assert "collectives" not in one.parts()
+    assert one.timeline.critical["exchange"] == one.timeline.critical["link"] == 0.0
+    timed, modelled = many.parts()["collectives"]
+    assert timed > 24 * 0.5e-6  # two sums in each of 12 layers, each with a wait for all cores at least
+    assert sum(a for a, _ in many.parts().values()) == pytest.approx(many.seconds)
+    assert modelled > timed
+    notes = timed_view("a decode step", many).notes
+    assert "differ most in collectives" in notes[0]
+
+
+def test_a_view_says_nothing_of_a_difference_that_is_small():
+    assert difference({"ffn": (1.0, 1.1), "attention": (1.0, 1.1)}) == ()
+    assert "ffn, 2.00 s and 1.00 s." in difference({"ffn": (2.0, 1.0), "attention": (1.0, 1.1)})[0]

@@ -199,7 +199,8 @@ def test_steps_are_priced_with_their_own_programs():
     assert all(len(row) for s in session.steps for row in s.lists)
     found = Pricer(d).price(session.steps)
     assert (found.steps, found.tokens) == (5, 23)
-    assert sum(found.parts.values()) == pytest.approx(found.seconds)
+    assert sum(timed for timed, _ in found.parts.values()) == pytest.approx(found.seconds)
+    assert sum(modelled for _, modelled in found.parts.values()) == pytest.approx(found.modelled.nominal)
     assert found.seconds > 0.0
     assert found.modelled.low <= found.modelled.nominal <= found.modelled.high
 

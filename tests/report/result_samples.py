@@ -126,6 +126,8 @@ def service(
         room=1200,
         decode=step(d, Batch.decode(16, 1536), tpot / 2),
         prompt=step(d, Batch.prefill(1, 1024), 0.12, "tensor"),
+        beyond_decode=(("host and engine", tpot / 5, "host"), ("prompts of others", tpot / 2 - tpot / 5, "tensor")),
+        beyond_prompt=(("host and engine", 0.005, "host"),),
         notes=notes,
     )
 

@@ -117,9 +117,11 @@ def test_alternatives_say_the_numbers(drawn: dict[str, str]) -> None:
         "TPOT in ms per output token, lower is better: quick:4 10.0 (8.00 to 12.5); toy:4 20.0"
     )
     assert labels[2] == (
-        "Where a decode step spends its time. quick:4: attention 2.50 ms, ffn 1.50 ms, collectives 1.00 ms; "
-        "toy:4: attention 5.00 ms, ffn 3.00 ms, collectives 2.00 ms."
+        "Where the time per output token goes. quick:4: attention 2.50 ms, ffn 1.50 ms, collectives 1.00 ms, "
+        "host and engine 2.00 ms, prompts of others 3.00 ms; toy:4: attention 5.00 ms, ffn 3.00 ms, "
+        "collectives 2.00 ms, host and engine 4.00 ms, prompts of others 6.00 ms."
     )
+    assert "host and engine 5.00 ms" in labels[3]
     bars = outline(drawn["sensitivities"]).labels[0]
     assert "hbm.bandwidth 6.2 % of TPOT, 0.0 % of prefill" in bars
 

@@ -48,6 +48,8 @@ def test_keys_of_a_service() -> None:
         "tokens_per_s_per_megawatt",
         "memory",
         "requests_that_fit",
+        "tpot_parts",
+        "prefill_parts",
         "decode",
         "prefill",
         "notes",

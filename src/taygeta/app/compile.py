@@ -15,7 +15,6 @@ from taygeta.base.errors import InputError
 
 if TYPE_CHECKING:
     from taygeta.compiler.compile import Compiled
-    from taygeta.machine.timeline import Timeline
     from taygeta.spec.deployment import Deployment
 
 MOST = 1 << 20
@@ -96,7 +95,7 @@ def _summary(d: Deployment, compiled: Compiled, took: float) -> dict[str, Any]:
         "bytes": {space: _used(compiled, space) for space in p.memory}, "memory_bytes": dict(p.memory),
         "verified": verified, "timed_s": timeline.seconds, "clocks": timeline.cycles,
         "busy": {e: timeline.utilisation(e) for e in dict.fromkeys(u.engine for u in timeline.engines)},
-        "parts_s": _parts(timeline), "compile_s": took, "verify_s": checked, "time_s": time.perf_counter() - begin,
+        "parts_s": timeline.parts(), "compile_s": took, "verify_s": checked, "time_s": time.perf_counter() - begin,
     }  # fmt: skip
 
 
@@ -112,14 +111,6 @@ def _items(body: Any) -> Any:
 def _used(compiled: Compiled, space: str) -> int:
     """Bytes of a memory from its start to the end of the last buffer."""
     return max((b.offset + b.bytes for b in compiled.program.buffers if b.space == space), default=0)
-
-
-def _parts(timeline: Timeline) -> dict[str, float]:
-    parts: dict[str, float] = {}
-    for phase in timeline.phases:
-        name = phase.part or phase.name
-        parts[name] = parts.get(name, 0.0) + phase.cycles / timeline.clock
-    return parts
 
 
 def _view(d: Deployment, compiled: Compiled, s: dict[str, Any]) -> Any:

@@ -52,10 +52,20 @@ def write_page(path: Path | None, page: Callable[[], str]) -> None:
     sys.stderr.write(f"wrote {path}\n")
 
 
+COMPILING = "compiling, once on a machine"
+
+
 @contextmanager
-def progress(text: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar on standard error, on a terminal only; yields what to call with (done, of how many)."""
+def progress(text: str, compiles: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar on standard error, on a terminal only; yields what to call with (done, of how many).
+
+    compiles: machine code is missing, so that nothing is done for a while: said until something is, and off a terminal
+    too.
+    """
     if not sys.stderr.isatty():
+        if compiles:
+            sys.stderr.write(f"{COMPILING}\n")
+            sys.stderr.flush()
         yield lambda done, total: None
         return
     from rich.console import Console
@@ -63,8 +73,8 @@ def progress(text: str) -> Iterator[Callable[[int, int], None]]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(text, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        task = bar.add_task(COMPILING if compiles else text, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total, description=text)
 
 
 def print_error(message: str) -> None:

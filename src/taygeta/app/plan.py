@@ -181,13 +181,14 @@ def _under_traffic(
     from taygeta.explore.fleets import engine_settings
     from taygeta.explore.slo import plan_slo
     from taygeta.report.slo import slo_json, slo_view
+    from taygeta.serving.fast import compiled_before
     from taygeta.serving.options import build_traffic
 
     options = traffic_options(asked)
     settings = engine_settings(engine_set(search.fixed))
     first = api.recipe(model, search.chips[0], **how)
     traffic = build_traffic(options)
-    with progress("simulating") as advance:
+    with progress("simulating", not compiled_before()) as advance:
         found = plan_slo(
             [replace(first, on=chip) for chip in search.chips],
             traffic,

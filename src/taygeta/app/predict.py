@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -57,6 +59,15 @@ FidelityOption = Annotated[
         " clock, for chips with tiles and software-managed memory."
     ),
 ]
+EngineSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--engine-set",
+        metavar="NAME=VALUE",
+        help="Set the engine's own, such as token_budget=4096; may be repeated.",
+        show_default=False,
+    ),
+]
 TraceOption = Annotated[
     Path | None,
     typer.Option("--trace", metavar="FILE", help="Write the timed step's trace for ui.perfetto.dev to this file."),
@@ -76,6 +87,7 @@ def predict(
     fidelity: FidelityOption = Fidelity.modelled,
     trace: TraceOption = None,
     price: Price = None,
+    engine_set: EngineSettings = None,
     as_json: Json = False,
     html: Html = None,
 ) -> None:
@@ -89,12 +101,12 @@ def predict(
     from taygeta.report.service import service_view, step_view
 
     check_page(html)
+    d = _set(api.deploy(model, chip, **how), engine_set or ())
     if fidelity is Fidelity.timed:
-        _timed(model, chip, how, (isl, osl, concurrency), step or Step.decode, trace, as_json, html)
+        _timed(d, (isl, osl, concurrency), step or Step.decode, trace, as_json, html)
         return
     if trace is not None:
         raise InputError("--trace draws the engines of the timed fidelity: add --fidelity timed.")
-    d = api.deploy(model, chip, **how)
     found = assumptions(api.recipe(model, chip, **how).sheet(), d.model)
     if price:
         found = tuple(a for a in found if not a.field.startswith("price."))
@@ -116,14 +128,20 @@ def predict(
         write_page(html, lambda: _step_page(p, found))
 
 
+def _set(d: Deployment, texts: Sequence[str]) -> Deployment:
+    """The deployment with settings of its engine. Raises InputError."""
+    from taygeta.app.serving_options import engine_set
+    from taygeta.explore.fleets import engine_settings
+
+    return replace(d, engine=replace(d.engine, **engine_settings(engine_set(texts)))) if texts else d
+
+
 def _timed(
-    model: str, chip: str, how: Options, load: tuple[int, int, int], step: Step, trace: Path | None,
-    as_json: bool, html: Path | None,
-) -> None:  # fmt: skip
+    d: Deployment, load: tuple[int, int, int], step: Step, trace: Path | None, as_json: bool, html: Path | None
+) -> None:
     """One step at the timed fidelity."""
     import json
 
-    from taygeta import api
     from taygeta.base.files import replacing
     from taygeta.machine.fidelity import timed_step
     from taygeta.machine.timeline import perfetto
@@ -131,7 +149,6 @@ def _timed(
 
     if html is not None:
         raise InputError("--html draws the modelled fidelity: leave one of --html and --fidelity timed out.")
-    d = api.deploy(model, chip, **how)
     found = timed_step(d, _batch(d, step, *load), SPANS if trace else 0)
     if trace is not None:
         with replacing(trace) as path:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from taygeta.app.options import Json, Settings, parse_settings
-from taygeta.app.output import emit
+from taygeta.app.output import COMPILING, emit
 from taygeta.base.errors import InputError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def run(
     Example: taygeta run ./my-checkpoint "Once upon a time" --chip maia-100 --weights mx6 --activations mx9
     """
     from taygeta import api
-    from taygeta.machine.answer import answer
+    from taygeta.machine.answer import answer, compiled_before
     from taygeta.machine.generate import Sampling
 
     named, words = (None, checkpoint) if prompt is None else (checkpoint, prompt)
@@ -82,6 +82,8 @@ def run(
         named, chip, weights=weights, activations=activations, kv=kv, settings=found
     )  # fmt: skip
     asked = token_ids(words) if ids else words
+    if not compiled_before():
+        sys.stderr.write(f"{COMPILING}\n")
     said = _Screen(d, not as_json)
     result = answer(d, directory, asked, max_tokens, Sampling(temperature, top_k, top_p, seed), chat, said.show)
     said.finish()
@@ -125,6 +127,7 @@ def _where(d: Deployment) -> str:
 
 
 def _view(answer: Answer) -> Any:
+    from taygeta.report.timed import difference
     from taygeta.report.view import Column, Fact, Grid, View, cells
     from taygeta.report.words import chips_of, count, formats_of, percent, seconds, seconds_range
 
@@ -145,14 +148,16 @@ def _view(answer: Answer) -> Any:
         facts.append(Fact("", f"{speed:.1f}/s", "tokens, on this computer"))
     p = prices.get("decode", prices["prompt"])
     rows = [
-        cells(part, seconds(value / p.steps), percent(value / p.seconds))
-        for part, value in sorted(p.parts.items(), key=lambda item: -item[1])
-        if value > 0.0
+        cells(part, seconds(timed / p.steps), seconds(modelled / p.steps), percent(timed / p.seconds))
+        for part, (timed, modelled) in p.parts.items()
+        if max(timed, modelled) > 0.0
     ]
     title = "Where the time of a token goes" if "decode" in prices else "Where the time of the prompt goes"
-    grid = Grid(title, (Column("part", numeric=False), Column("time"), Column("share")), tuple(rows))
+    columns = (Column("part", numeric=False), Column("timed"), Column("modelled", drop=1), Column("share"))
+    grid = Grid(title, columns, tuple(rows))
     length = f"{count(len(answer.prompt), 'token')} in, {count(len(answer.tokens), 'token')} out"
     notes = (
+        *difference({part: (a / p.steps, b / p.steps) for part, (a, b) in p.parts.items()}),
         "Text, times and the order of every sum come from one program, compiled for this chip; the times of a chip"
         " with unpublished numbers hold for the assumptions that `taygeta show` lists.",
     )
@@ -183,5 +188,7 @@ def price_document(p: StepPrice) -> dict[str, Any]:
     return {
         "steps": p.steps, "tokens": p.tokens, "timed_s": p.seconds, "timed_s_per_step": p.seconds / p.steps,
         "modelled_s": {"low": p.modelled.low, "nominal": p.modelled.nominal, "high": p.modelled.high},
-        "parts_s": dict(p.parts), "busy": dict(p.busy), "joules_at_full_power": p.joules,
+        "parts_s": {part: timed for part, (timed, _) in p.parts.items()},
+        "modelled_parts_s": {part: modelled for part, (_, modelled) in p.parts.items()},
+        "busy": dict(p.busy), "joules_at_full_power": p.joules,
     }  # fmt: skip

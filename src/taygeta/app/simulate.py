@@ -120,10 +120,11 @@ class _Run:
 
     def report(self, traffic: Traffic) -> ServingReport:
         """Simulate a traffic under a bar of progress."""
+        from taygeta.serving.fast import compiled_before
         from taygeta.serving.simulate import simulate
 
         count = len(traffic)
-        with progress("simulating") as advance:
+        with progress("simulating", not compiled_before()) as advance:
             return simulate(
                 self.fleet, traffic, seed=self.seed, until=self.until, ranges=self.ranges, log=self.log,
                 price=self.price, progress=lambda share: advance(round(share * count), count),
@@ -132,8 +133,9 @@ class _Run:
     def curve(self, at_load: Callable[[float], Traffic], factors: Sequence[float]) -> tuple[Load, ...]:
         """Simulate a traffic at several loads under a bar of progress."""
         from taygeta.serving.curve import curve
+        from taygeta.serving.fast import compiled_before
 
-        with progress(f"simulating {len(factors)} loads") as advance:
+        with progress(f"simulating {len(factors)} loads", not compiled_before()) as advance:
             return curve(
                 self.fleet, at_load, factors, seed=self.seed, until=self.until, ranges=self.ranges,
                 price=self.price, progress=lambda share: advance(round(1000 * share), 1000),

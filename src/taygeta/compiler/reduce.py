@@ -4,7 +4,8 @@ A multiply whose depth is shared out leaves its partial sums on every chip, in f
 sends all of its own to all others and adds everything itself: one exchange. Where they are many, a chip adds up a share
 of the columns, of which it gets the parts of all others, and the shares are gathered (a reduce-scatter and an
 all-gather): two exchanges of less. Either way the parts are added in fp32 in the order of the chips, 0, 1, 2 ..., and
-rounded once, so that all chips hold the same bits, and every run gives them again.
+rounded once, so that all chips hold the same bits, and every run gives them again. Phases that do so are of the part
+"collectives", as all-reduces are in what is modelled.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from taygeta.graph.ops import Op
 
 PARTIAL = "fp32"
 """The format of partial sums, that of the tensor unit's own."""
+
+PART = "collectives"
 
 
 def pieces_of(c: Context, rows: int, width: int) -> int:
@@ -88,14 +91,14 @@ def _keep(c: Context, op: Op, partial: Held, parts: Buffer) -> None:
     e, (_, rows, share) = c.emitter, parts.shape
     source = Stream("own", share, PARTIAL, lambda these: c.part(partial, PARTIAL, these, span(share)))
     target = Stream("kept", share, PARTIAL, lambda these: box(parts, only(0, ("chip", 1)), these, span(share)))
-    phase = Rows(c, f"{op.name} own part", op.part, rows, [source], [target])
+    phase = Rows(c, f"{op.name} own part", PART, rows, [source], [target])
     phase.emit(lambda found, outputs: phase.run("copy", outputs, found), e.follow)
 
 
 def _sum(c: Context, op: Op, parts: Buffer, name: str, pieces: int) -> None:
     """The phase that adds the parts; rows are spread over the cores, and columns where there are few rows."""
     e, (chips, rows, share) = c.emitter, parts.shape
-    e.phase(f"{op.name.replace(' ', '-')}-sum", op.part)
+    e.phase(f"{op.name.replace(' ', '-')}-sum", PART)
     over, each = spread(rows, c.target.cores)
     across = _across(c, name, share, c.target.cores // over)
     width = share // across

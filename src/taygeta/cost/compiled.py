@@ -68,7 +68,7 @@ def compile_modules(
 
     twins: dict[FunctionType, Any] = {}
     inner: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    old, config.CACHE_DIR = config.CACHE_DIR, str(_cache_folder(modules))
+    old, config.CACHE_DIR = config.CACHE_DIR, str(_made(_cache_folder(modules)))
     try:
         for module in modules:
             names = dict(vars(module))
@@ -88,6 +88,11 @@ def compile_modules(
     return {f"{function.__module__}.{function.__qualname__}": twin for function, twin in twins.items()}
 
 
+def compiled_before(modules: Sequence[ModuleType] = KERNELS) -> bool:
+    """Return whether machine code of modules lies on this disk: without any, the first call takes half a minute."""
+    return any(_cache_folder(modules).rglob("*.nbi"))
+
+
 def _cache_folder(modules: Sequence[ModuleType]) -> Path:
     """A folder named by the content of the modules, so that an edited kernel can never run old machine code."""
     key = hashlib.sha256()
@@ -95,7 +100,10 @@ def _cache_folder(modules: Sequence[ModuleType]) -> Path:
         key.update(inspect.getsource(module).encode())
     key.update(sys.version.encode())
     base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or str(Path.home() / ".cache")
-    folder = Path(base) / "taygeta" / "kernels" / key.hexdigest()[:16]
+    return Path(base) / "taygeta" / "kernels" / key.hexdigest()[:16]
+
+
+def _made(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:  # a home that cannot be written: compile into a folder that can

@@ -1,4 +1,8 @@
-"""Predictions: one step of a deployment, with its interval, its bounds and the reason for it."""
+"""Predictions: one step of a deployment, with its interval, its bounds and the reason for it.
+
+The low end of an interval is never below the step's lower bound at the fast corner: compulsory work at full rates, all
+that is assumed of chip and model at its better end together. The nominal value is as modelled.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +41,11 @@ class Predictor:
         self.corner_models: tuple[tuple[str, StepTimes], ...] = tuple(
             (c.group, self._corner(c, compiled)) for c in found if c.group == "model" or self._moves(c.group)
         )
+        fast = {c.group: c for c in found if c.side == "fast"}
+        self._fast_chip = fast["hardware"].chip if "hardware" in fast else deployment.chip
+        self._fast_model = self.nominal
+        if "model" in fast:
+            self._fast_model = StepModel(deployment.at(fast["model"]), compiled)
 
     def _moves(self, group: str) -> bool:
         return group != "error" and (group not in _KINDS or self.nominal.has(_KINDS[group]))
@@ -49,7 +58,8 @@ class Predictor:
 
     def predict(self, batch: Batch | Sequence[Batch]) -> Prediction:
         """Return the prediction of one step. A single batch is the work of each attention-DP rank."""
-        return self._prediction(self.nominal.cost(batch), batch, self.interval(self.nominal.seconds(batch)[0], batch))
+        cost = self.nominal.cost(batch)
+        return self._prediction(cost, batch, self.interval(cost.latency, batch))
 
     def predict_all(self, batches: Sequence[Batch]) -> Prediction:
         """Return several steps in a row as one: the chunks of a prompt."""
@@ -83,7 +93,15 @@ class Predictor:
     def interval(self, nominal: float, batch: Batch | Sequence[Batch]) -> Interval:
         """Return a step's time with the range of its assumptions and of the model's own held-out error."""
         times = [(group, model.seconds(batch)[0]) for group, model in self.corner_models]
-        return widen(nominal, times, self.deployment.chip.error("step", self.deployment.engine.framework))
+        error = self.deployment.chip.error("step", self.deployment.engine.framework)
+        return widen(nominal, times, error, self.floor(batch))
+
+    def floor(self, batch: Batch | Sequence[Batch]) -> float:
+        """Return the lower bound of a step at the fast corner: all that is assumed at its better end together.
+
+        Of the assumptions only those about hardware move full rates, and those about the model what has to be done.
+        """
+        return self._fast_model.lower(batch, self._fast_chip)
 
 
 def predict(deployment: Deployment, batch: Batch | Sequence[Batch]) -> Prediction:

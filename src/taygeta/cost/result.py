@@ -4,6 +4,7 @@ computed lazily.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from taygeta.base.interval import Interval
@@ -13,6 +14,13 @@ from taygeta.spec.deployment import Batch, Deployment
 # What time can be spent on. `fixed` is launch, drain and synchronisation; `on_chip` the way from shared memory into
 # the cores.
 RESOURCES = ("tensor", "memory", "on_chip", "vector", "link", "fixed")
+
+
+Part = tuple[str, float, str]
+"""A part of a time: its name, seconds, and what binds it: one of RESOURCES, or "host" or "pipeline"."""
+
+# Parts of a time that are no part of the model.
+HOST, OTHERS, STAGES = "host and engine", "prompts of others", "other stages"
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ class Prediction:
     link_bytes: float
     ops: tuple[OpCost, ...]
 
-    def parts(self) -> tuple[tuple[str, float, str], ...]:
+    def parts(self) -> tuple[Part, ...]:
         """Return (part, seconds, resource that binds it), longest first."""
         seconds: dict[str, float] = {}
         busy: dict[str, list[float]] = {}
@@ -98,6 +106,8 @@ class Service:
     concurrency: requests in flight over all replicas. tpot: seconds per output token of a request. prefill: seconds
     of one bare prompt. tokens_per_s: output tokens per second of all replicas; per_chip, per_user follow. dollars:
     per million output tokens, None without a price; per_megawatt: output tokens/s, None without a power.
+
+    decode, prompt: the steps alone. beyond_decode, beyond_prompt: what tpot and prefill hold beside them, as parts.
     """
 
     deployment: Deployment
@@ -115,4 +125,18 @@ class Service:
     room: int
     decode: Prediction
     prompt: Prediction
+    beyond_decode: tuple[Part, ...]
+    beyond_prompt: tuple[Part, ...]
     notes: tuple[str, ...]
+
+    def tpot_parts(self) -> tuple[Part, ...]:
+        """Return the parts that add up to the nominal tpot, longest first."""
+        return _longest_first((*self.decode.parts(), *self.beyond_decode))
+
+    def prefill_parts(self) -> tuple[Part, ...]:
+        """Return the parts that add up to the nominal prefill, longest first."""
+        return _longest_first((*self.prompt.parts(), *self.beyond_prompt))
+
+
+def _longest_first(parts: Sequence[Part]) -> tuple[Part, ...]:
+    return tuple(sorted(parts, key=lambda part: -part[1]))

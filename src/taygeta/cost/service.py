@@ -6,6 +6,10 @@ prompt once:
 
     TPOT = step + host_step + host_request x batch + stall x (batch - 1) / osl
 
+A service shows the sum with its parts: those of the step, "host and engine" for the host, "prompts of others" for the
+last term, and "other stages" where a pipeline's slowest stage, not its latency, sets the pace. What an engine makes of
+a prompt's kernels, and the seconds it takes beyond them, are "host and engine" of the prefill.
+
 The first three belong to chip and engine, the last is what a closed loop adds. `stall` is what one prompt costs the
 others: where an engine mixes chunks of prompts into decode steps, the difference that they make to those steps; where
 it runs prefills alone, the time of a step of that prompt alone, since answers of unequal lengths end one by one.
@@ -26,7 +30,7 @@ from dataclasses import dataclass
 from taygeta.base.errors import InputError
 from taygeta.base.interval import Interval, widen
 from taygeta.cost.predict import Predictor
-from taygeta.cost.result import Service
+from taygeta.cost.result import HOST, OTHERS, STAGES, Part, Service
 from taygeta.cost.steps import StepTimes
 from taygeta.economics.tokens import dollars_per_million, per_megawatt
 from taygeta.graph.memory import check_fits, largest_batch
@@ -133,6 +137,18 @@ def tpot_seconds(model: StepTimes, d: Deployment, load: Load, batch: int) -> flo
     return step + host + stall_seconds(model, d, load, batch) * prompts_waited(d, load, batch) / load.osl
 
 
+def beyond_decode(model: StepTimes, d: Deployment, load: Load, batch: int, stall_bound: str) -> tuple[Part, ...]:
+    """Return what `tpot_seconds` adds to the latency of a decode step, as parts. stall_bound: what binds prompts."""
+    latency, interval = model.seconds(decode_batch(d, load, batch))
+    waited = stall_seconds(model, d, load, batch) * prompts_waited(d, load, batch) / load.osl if batch > 1 else 0.0
+    parts = (
+        (HOST, d.engine.host_step + d.engine.host_request * batch, "host"),
+        (OTHERS, waited, stall_bound),
+        (STAGES, max(latency, interval * d.parallelism.pp) - latency, "pipeline"),
+    )
+    return tuple(part for part in parts if part[1] > 0.0)
+
+
 def quick_rates(model: StepTimes, d: Deployment, load: Load) -> tuple[float, float, float]:
     """Return (tpot, prefill, tokens/s of all replicas) at nominal values, for searches; checks no memory."""
     prefill = prefill_seconds(model, d, load.isl)
@@ -151,10 +167,14 @@ def service(predictor: Predictor, load: Load, price: tuple[float, float, float] 
     batch = load.per_rank(d)
     use = check_fits(d, batch * d.parallelism.dp, load.isl + load.osl)
     error = d.chip.error("step", d.engine.framework)
+    decode_step, prompt_steps = decode_batch(d, load, batch), prefill_batches(d, load.isl)
+    decode, prompt = predictor.predict(decode_step), predictor.predict_all(prompt_steps)
     tpots = [(group, tpot_seconds(m, d, load, batch)) for group, m in predictor.corner_models]
     prefills = [(group, prefill_seconds(m, d, load.isl)) for group, m in predictor.corner_models]
-    tpot = widen(tpot_seconds(predictor.nominal, d, load, batch), tpots, error)
-    prefill = widen(prefill_seconds(predictor.nominal, d, load.isl), prefills, error)
+    tpot = widen(tpot_seconds(predictor.nominal, d, load, batch), tpots, error, predictor.floor(decode_step))
+    floor = sum(map(predictor.floor, prompt_steps))
+    prefill = widen(prefill_seconds(predictor.nominal, d, load.isl), prefills, error, floor)
+    beyond = prefill.nominal - prompt.seconds.nominal
     rates = [load.concurrency * load.osl / (p + t * load.osl) for t, p in _edges(tpot, prefill)]
     tokens = Interval(rates[2], rates[1], rates[0])
     per_chip = tokens.scaled(1.0 / d.chips)
@@ -172,8 +192,10 @@ def service(predictor: Predictor, load: Load, price: tuple[float, float, float] 
         per_megawatt=per_megawatt(d.chip.power, per_chip),
         memory=use,
         room=largest_batch(d, load.isl + load.osl, use) * d.replicas,
-        decode=predictor.predict(decode_batch(d, load, batch)),
-        prompt=predictor.predict_all(prefill_batches(d, load.isl)),
+        decode=decode,
+        prompt=prompt,
+        beyond_decode=beyond_decode(predictor.nominal, d, load, batch, prompt.bound),
+        beyond_prompt=((HOST, beyond, "host"),) if beyond > 0.0 else (),
         notes=_notes(d),
     )
 

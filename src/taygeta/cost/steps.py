@@ -14,6 +14,7 @@ from taygeta.cost.silicon import silicon
 from taygeta.cost.step import OUTPUTS, step
 from taygeta.graph.ops import BATCH_AXES, AttentionShape, Graph
 from taygeta.graph.partition import stages
+from taygeta.spec.chip import Chip
 from taygeta.spec.deployment import Batch, Deployment
 
 SPREAD_FROM = 16  # a group's new tokens are spread over context ranks when each gets at least this many
@@ -82,7 +83,7 @@ class StepModel:
                 _op_cost(op, repeats, row) for (op, repeats), row in zip(self._ops[stage], out.tolist(), strict=True)
             ]
             times.append(float(out[:, 0].sum()))
-            lower_bound += self._lower(stage, out)
+            lower_bound += self._lower(stage, out, self.deployment.chip)
             upper += sum(max(op.seconds, sum(op.busy)) for op in found)
             ops += found
         return StepCost(sum(times), max(times), lower_bound, upper, tuple(_merged(ops)))
@@ -97,9 +98,13 @@ class StepModel:
                 modes[mode] = modes.get(mode, 0.0) + flop
         return self.deployment.chip.peaks[max(modes, key=modes.__getitem__)] if modes else 1.0
 
-    def _lower(self, stage: int, out: np.ndarray) -> float:
+    def lower(self, batch: Batch | Sequence[Batch], chip: Chip | None = None) -> float:
+        """Return the lower bound of a step's latency. chip: at the full rates of this one, not of the deployment's."""
+        rated = chip or self.deployment.chip
+        return sum(self._lower(stage, self._run(stage, batch), rated) for stage in range(len(self.tables)))
+
+    def _lower(self, stage: int, out: np.ndarray, chip: Chip) -> float:
         """The largest per-resource total of compulsory work, each resource at its full rate."""
-        chip = self.deployment.chip
         peaks = np.array(
             [chip.peaks[peak_mode(op, self.deployment) or next(iter(chip.peaks))] for op, _ in self._ops[stage]]
         )

@@ -18,6 +18,7 @@ from taygeta.spec.mixers import Attention, LatentAttention, LinearAttention, Sta
 from taygeta.spec.model import Layer
 
 MAX_IDEA = 64  # degrees of parallelism that a message proposes
+LEAST_BUDGET = 64  # tokens of a step that a message proposes: a prompt of any length takes too many steps of fewer
 STATE_BYTES = 4  # recurrent states are kept in fp32 by every engine; convolution histories in bf16
 
 
@@ -76,9 +77,9 @@ def check_fits(d: Deployment, requests: int, context: int) -> MemoryUse:
     """
     use = memory(d)
     if not use.fits:
-        need, have, size = (_gigabytes(x) for x in (use.weights + use.activations, use.capacity, d.chip.hbm.capacity))
+        have, size = _gigabytes(use.capacity), _gigabytes(d.chip.hbm.capacity)
         raise DoesNotFitError(
-            f"{d.model.name} in {weight_formats(d)} needs {need} of weights and activations on each chip under"
+            f"{d.model.name} in {weight_formats(d)} needs {_needed(use, d)} on each chip under"
             f" {d.parallelism}; {d.chip.id} has {have} of {size} for them.{_what_fits(d)}"
         )
     room = largest_batch(d, context, use)
@@ -130,8 +131,18 @@ def _layer_bytes(layer: Layer, d: Deployment, context: int) -> float:
     return 0.0
 
 
+def _needed(use: MemoryUse, d: Deployment) -> str:
+    """What a chip has to hold, for people: weights, and the activations of the steps that the engine makes."""
+    weights = f"{_gigabytes(use.weights)} of weights"
+    if not use.activations:
+        return weights
+    return f"{weights} and {_gigabytes(use.activations)} of activations (of steps of {d.engine.token_budget:,} tokens)"
+
+
 def _what_fits(d: Deployment) -> str:
-    """The nearest things that would fit: more tensor parallelism, more pipeline stages, or narrower weights."""
+    """The nearest things that would fit: more tensor parallelism, more pipeline stages, narrower weights, or shorter
+    steps.
+    """
     f, p = d.formats, d.parallelism
     ideas: list[str] = []
     wider = (tp for tp in (p.tp << i for i in range(1, 7)) if tp <= MAX_IDEA and divides_heads(d.model, tp))
@@ -149,9 +160,17 @@ def _what_fits(d: Deployment) -> str:
             if memory(replace(d, formats=narrow)).fits:
                 ideas.append(f"weights={fmt}")
                 break
+    budgets = (d.engine.token_budget >> i for i in range(1, d.engine.token_budget.bit_length()))
+    budget = next((b for b in budgets if b >= LEAST_BUDGET and memory(_with_budget(d, b)).fits), None)
+    if budget:
+        ideas.append(f"token_budget={budget} (--engine-set of predict, plan and simulate)")
     if not ideas:
-        return f" Neither tp nor pp up to {MAX_IDEA} nor fp8 or mxfp4 weights alone would fit."
+        return f" Neither tp nor pp up to {MAX_IDEA} nor fp8 or mxfp4 weights nor shorter steps alone would fit."
     return f" Fits with {', or with '.join(ideas)}."
+
+
+def _with_budget(d: Deployment, budget: int) -> Deployment:
+    return replace(d, engine=replace(d.engine, token_budget=budget))
 
 
 def _with_tp(p: Parallelism, tp: int) -> Parallelism:

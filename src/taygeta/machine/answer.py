@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from taygeta.base.errors import InputError
+from taygeta.base.machine_code import kept
 from taygeta.frontend.tokenizer import Tokenizer, load_tokenizer
 from taygeta.machine.checks import Checker
+from taygeta.machine.core_timed import go
 from taygeta.machine.generate import Sampling, generate
 from taygeta.machine.price import Pricer, StepPrice
 from taygeta.machine.session import Ran, Session, check_deployment, checkpoint_weights
+from taygeta.numerics.dot import narrow
+from taygeta.numerics.wide import tree_products, tree_sums
 from taygeta.spec.deployment import Deployment
 
 MOST_TOKENS = 1 << 20
@@ -71,6 +75,11 @@ def answer(
     if len(session.steps) > first:
         prices["decode"] = pricer.price(session.steps[first:])
     return Answer(d, tuple(ids), tuple(tokens), text, tokens[-1] in eos, prices, checker.checked, seconds)
+
+
+def compiled_before() -> bool:
+    """Return whether the machine code that executes and times programs lies on this disk."""
+    return kept(go) and any(map(kept, (narrow, tree_products, tree_sums)))
 
 
 def prompt_ids(d: Deployment, prompt: str | Sequence[int], tokenizer: Tokenizer | None, chat: bool) -> list[int]:

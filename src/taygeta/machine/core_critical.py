@@ -6,8 +6,11 @@ from typing import Any
 
 from numba import njit
 
-PATH = 7
-"""Columns of a critical path: six engines, and the latency of transfers and semaphores."""
+PATH = 8
+"""Columns of a critical path: six engines, the latency of transfers and semaphores, and that of exchanges."""
+
+LINK = 5
+"""The engine of the links: what it waits for, and what waits for it, is part of an exchange between chips."""
 
 OPTIONS: dict[str, Any] = {"nogil": True, "_nrt": False, "error_model": "numpy"}
 compiled = njit(**OPTIONS, cache=True)
@@ -21,14 +24,16 @@ def critical(log, marks, begins, end, out, chain):
     log: the stalls, in an order in which every cause comes before its effect. marks: changes of phase, sorted by
     engine, each engine's in order; begins: where each engine's begin, and the end of the last. end: engine, time at
     which its bytes had moved, time. chain: filled with (engine or -1 for latency, begin, end). out: filled with clocks
-    by phase and engine, the last column for latency. Returns the length of the chain.
+    by phase and engine, then latency: that of exchanges, where an engine of the links gives or waits, in the last
+    column, all other in the one before. Returns the length of the chain.
     """
     e, t, late = int(end[0]), end[1], end[2]
-    n, links = len(log), 0
+    n, links, waiting = len(log), 0, -1
     while True:
         if late > t:
             at = mark_at(begins, marks, e, t)
-            out[marks[at].phase if at >= 0 else 0, PATH - 1] += late - t
+            exchange = e % 6 == LINK or (waiting >= 0 and waiting % 6 == LINK)
+            out[marks[at].phase if at >= 0 else 0, PATH - 1 if exchange else PATH - 2] += late - t
             links = link(chain, links, -1.0, t, late)
         n -= 1
         while n >= 0 and (log[n].engine != e or log[n].end > t):  # the last stall of e that ended by t
@@ -39,6 +44,7 @@ def critical(log, marks, begins, end, out, chain):
             links = link(chain, links, float(e), since, t)
         if n < 0:
             return links
+        waiting = e
         e, t, late = log[n].giver, log[n].origin, log[n].end
 
 

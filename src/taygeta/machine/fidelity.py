@@ -50,13 +50,17 @@ class TimedStep:
 
     def parts(self) -> Mapping[str, tuple[float, float]]:
         """Return seconds (timed along the critical path, modelled) by part of the model, in order of time."""
-        timed: dict[str, float] = {}
-        for phase in self.timeline.phases:
-            part = PARTS.get(phase.part, phase.part) or "start"
-            timed[part] = timed.get(part, 0.0) + phase.cycles / self.timeline.clock
-        modelled = {part: seconds for part, seconds, _ in self.prediction.parts()}
-        names = sorted({*timed, *modelled}, key=lambda n: -max(timed.get(n, 0.0), modelled.get(n, 0.0)))
-        return {name: (timed.get(name, 0.0), modelled.get(name, 0.0)) for name in names}
+        return beside(self.timeline.parts(), {part: seconds for part, seconds, _ in self.prediction.parts()})
+
+
+def beside(program: Mapping[str, float], modelled: Mapping[str, float]) -> Mapping[str, tuple[float, float]]:
+    """Return (timed, modelled) by part, longest first; the parts of programs under the names of predictions."""
+    timed: dict[str, float] = {}
+    for name, seconds in program.items():
+        part = PARTS.get(name, name)
+        timed[part] = timed.get(part, 0.0) + seconds
+    names = sorted({*timed, *modelled}, key=lambda n: -max(timed.get(n, 0.0), modelled.get(n, 0.0)))
+    return {name: (timed.get(name, 0.0), modelled.get(name, 0.0)) for name in names}
 
 
 def timed_step(deployment: Deployment, batch: Batch, spans: int = 0) -> TimedStep:

@@ -9,6 +9,8 @@ import numpy as np
 
 from taygeta.base.interval import Interval
 from taygeta.cost.predict import Predictor
+from taygeta.cost.result import Prediction
+from taygeta.machine.fidelity import beside
 from taygeta.machine.session import Ran
 from taygeta.machine.timed import time_program
 from taygeta.machine.timeline import Timeline
@@ -21,7 +23,8 @@ Lists = tuple[tuple[int, ...], ...]
 class StepPrice:
     """Steps on the chip. seconds: of all of them, timed. modelled: of the same steps by the cost model, an interval.
 
-    parts: seconds by part of the model along the critical path; they add up to `seconds`. tokens: new tokens of all
+    parts: seconds (timed along the critical path, modelled) by part of the model; the first add up to `seconds`, the
+    second to the nominal of `modelled`. tokens: new tokens of all
     sequences. busy: share of the time in which each engine of the last step worked, mean over the cores. joules: at
     the chip's full power, an upper bound; None where the chip does not state it.
     """
@@ -30,7 +33,7 @@ class StepPrice:
     tokens: int
     seconds: float
     modelled: Interval
-    parts: Mapping[str, float]
+    parts: Mapping[str, tuple[float, float]]
     busy: Mapping[str, float]
     joules: float | None
 
@@ -41,7 +44,7 @@ class Pricer:
     def __init__(self, deployment: Deployment) -> None:
         self.deployment = deployment
         self._predictor = Predictor(deployment)
-        self._modelled: dict[Batch, Interval] = {}
+        self._modelled: dict[Batch, Prediction] = {}
         self._timed: dict[tuple[int, Lists], Timeline] = {}
 
     def timed(self, step: Ran) -> Timeline:
@@ -51,33 +54,39 @@ class Pricer:
             self._timed[key] = time_program(c.program, c.target, _routing(step.lists), spans=0)
         return self._timed[key]
 
-    def modelled(self, step: Ran) -> Interval:
-        """Return the seconds of a step by the cost model."""
+    def modelled(self, step: Ran) -> Prediction:
+        """Return a step by the cost model."""
         batch = Batch((Group(step.compiled.requests, step.compiled.new, step.context),))
         if batch not in self._modelled:
-            self._modelled[batch] = self._predictor.predict(batch).seconds
+            self._modelled[batch] = self._predictor.predict(batch)
         return self._modelled[batch]
 
     def price(self, steps: Sequence[Ran]) -> StepPrice:
         """Return what steps take, one after another; at least one."""
         timelines = [self.timed(step) for step in steps]
         models = [self.modelled(step) for step in steps]
-        parts: dict[str, float] = {}
-        for timeline in timelines:
-            for phase in timeline.phases:
-                name = phase.part or phase.name
-                parts[name] = parts.get(name, 0.0) + phase.cycles / timeline.clock
+        parts = [timeline.parts() for timeline in timelines]
+        model_parts = [{name: seconds for name, seconds, _ in m.parts()} for m in models]
         seconds = sum(t.seconds for t in timelines)
         power, last = self.deployment.chip.power, timelines[-1]
         return StepPrice(
             steps=len(steps),
             tokens=sum(s.compiled.requests * s.new for s in steps),
             seconds=seconds,
-            modelled=Interval(*(sum(getattr(m, end) for m in models) for end in ("low", "nominal", "high"))),
-            parts=parts,
+            modelled=Interval(*(sum(getattr(m.seconds, end) for m in models) for end in ("low", "nominal", "high"))),
+            parts=beside(_added(parts), _added(model_parts)),
             busy={e: last.utilisation(e) for e in dict.fromkeys(u.engine for u in last.engines)},
             joules=None if power is None else power * self.deployment.chips * seconds,
         )
+
+
+def _added(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The sums of values of the same name."""
+    out: dict[str, float] = {}
+    for values in found:
+        for name, value in values.items():
+            out[name] = out.get(name, 0.0) + value
+    return out
 
 
 def _routing(lists: Lists) -> Callable[[str, tuple[int, ...]], Sequence[int]] | None:

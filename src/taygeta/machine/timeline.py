@@ -18,8 +18,12 @@ if TYPE_CHECKING:
     from taygeta.machine.core_state import State
 
 RESOURCES = ("hbm", "shared", "link", "port")
-PATH = (*ENGINES, "latency")
-"""What a critical path is made of: work of an engine, or the latency of a transfer or semaphore."""
+PATH = (*ENGINES, "latency", "exchange")
+"""What a critical path is made of: work of an engine, the latency of a transfer or semaphore, and that of an exchange
+between chips: of a send, of waiting for what is sent and for what is heard."""
+
+EXCHANGES = "collectives"
+"""The part of a model that exchanges between chips belong to, whichever phase of a program they end."""
 
 LINKS = 10_000
 
@@ -40,8 +44,8 @@ class EngineUse:
 class PhaseUse:
     """One phase of the listing, all its turns together.
 
-    begin, end: clocks of its first and last work. critical: its clocks on the critical path, by engine and "latency";
-    over all phases these add up to the total. busy: clocks of each engine, the busiest class of cores.
+    begin, end: clocks of its first and last work. critical: its clocks on the critical path, by what is in PATH; over
+    all phases these add up to the total. busy: clocks of each engine, the busiest class of cores.
     """
 
     name: str
@@ -55,6 +59,11 @@ class PhaseUse:
     def cycles(self) -> float:
         """Clocks of the phase on the critical path."""
         return sum(self.critical.values())
+
+    @property
+    def exchanged(self) -> float:
+        """Clocks on the critical path that sends took, with the waits before and after them."""
+        return self.critical["link"] + self.critical["exchange"]
 
 
 @dataclass(frozen=True)
@@ -71,7 +80,7 @@ class Stretch:
 class Timeline:
     """When a program's engines do what. cycles: until the last engine ended and the last transfer arrived.
 
-    instructions: run by one core of each class. critical: clocks of the critical path by engine and "latency".
+    instructions: run by one core of each class. critical: clocks of the critical path by what is in PATH.
     listing: the instructions. chain: the last stretches of the critical path, from the end backwards, as rows (engine
     number or -1 for latency, begin, end). spans: (engine number, instruction number, begin, end) of the first
     instructions that ended, engine number = class x 6 + engine, the instructions numbered in listing order.
@@ -94,8 +103,21 @@ class Timeline:
 
     @property
     def critical(self) -> Mapping[str, float]:
-        """Clocks of the critical path by engine and "latency"."""
+        """Clocks of the critical path by what is in PATH."""
         return {what: sum(p.critical[what] for p in self.phases) for what in PATH}
+
+    def parts(self) -> dict[str, float]:
+        """Return seconds along the critical path by part of the model, in the order of the listing.
+
+        A program exchanges at the end of the phase that made what it sends; these clocks are of the collectives.
+        """
+        clocks: dict[str, float] = {}
+        for phase in self.phases:
+            name = phase.part or phase.name or "start"
+            clocks[name] = clocks.get(name, 0.0) + phase.cycles - phase.exchanged
+            if phase.exchanged:
+                clocks[EXCHANGES] = clocks.get(EXCHANGES, 0.0) + phase.exchanged
+        return {name: found / self.clock for name, found in clocks.items()}
 
     @cached_property
     def path(self) -> tuple[Stretch, ...]:

@@ -10,8 +10,8 @@ from taygeta.base import units
 from taygeta.report.sheets import cache_bytes_per_token, has_experts, parameters, state_bytes
 from taygeta.report.view import Cell, Column, Grid, View, cells
 from taygeta.report.words import size
-from taygeta.spec.chip import Chip
-from taygeta.spec.fields import FIELDS, MODES, TEXTS
+from taygeta.spec.chip import Chip, fastest_mode
+from taygeta.spec.fields import FIELDS, TEXTS
 from taygeta.spec.model import Model
 from taygeta.spec.sheet import Sheet
 
@@ -154,7 +154,7 @@ def fields_json() -> dict[str, Any]:
 
 
 def _chip_row(sheet: Sheet, chip: Chip) -> tuple[Cell, ...]:
-    fastest = max(chip.peaks, key=lambda mode: (chip.peaks[mode], -MODES.index(mode)))
+    fastest = fastest_mode(chip) or "-"
     bf16 = chip.peaks.get("bf16")
     return cells(
         sheet.id,

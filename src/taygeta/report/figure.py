@@ -13,20 +13,22 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from taygeta.base.errors import require
+from taygeta.cost.result import HOST, OTHERS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 INK, GRID, PAPER = "#010101", "#020202", "#030303"
-_SERIES = tuple(f"#0400{i:02x}" for i in range(9))
+_SERIES = tuple(f"#0400{i:02x}" for i in range(11))
 _NAMES = {INK: "currentColor", GRID: "var(--grid)", PAPER: "var(--paper)"} | {
     marker: f"var(--c{i})" for i, marker in enumerate(_SERIES)
 }
 OTHER = _SERIES[8]
 
-# One colour for each part of a model, the same in every figure.
+# One colour for each part of a model, the same in every figure; and for what no model has.
 _PARTS = ("attention", "ffn", "experts", "collectives", "norms", "head", "embedding", "shared")
+_BEYOND = {HOST: _SERIES[9], OTHERS: _SERIES[10]}
 
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
@@ -64,8 +66,8 @@ class Picture:
 
 
 def part_colour(part: str) -> str:
-    """Return the colour of a part of a model."""
-    return _SERIES[_PARTS.index(part)] if part in _PARTS else OTHER
+    """Return the colour of a part of a model, or of a time."""
+    return _SERIES[_PARTS.index(part)] if part in _PARTS else _BEYOND.get(part, OTHER)
 
 
 def series_colour(index: int) -> str:

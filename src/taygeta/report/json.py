@@ -9,6 +9,8 @@ An interval is {"low", "nominal", "high"}. Keys of a service:
     dollars_per_million_tokens, tokens_per_s_per_megawatt: intervals, null where price or power is unknown
     memory              usable_bytes, weights_bytes, activations_bytes, cache_bytes: of the fullest chip
     requests_that_fit   null: any number
+    tpot_parts, prefill_parts: part, seconds, bound; they add up to the nominal tpot_s and prefill_s, and hold what
+                        is no part of a step: "host and engine", "prompts of others", "other stages"
     decode, prefill     a decode step, and the (first) step of a prompt: batch, seconds, interval_s, lower_s,
                         upper_s, bound, mfu, mbu, intensity_flop_per_byte, flop, hbm_bytes, link_bytes,
                         parts, operations
@@ -28,7 +30,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from taygeta.base.interval import Interval
-from taygeta.cost.result import RESOURCES, OpCost, Prediction, Service
+from taygeta.cost.result import RESOURCES, OpCost, Part, Prediction, Service
 from taygeta.report.assumptions import Assumption
 from taygeta.report.remarks import service_remarks
 from taygeta.report.words import UNBOUNDED
@@ -163,6 +165,8 @@ def _service(s: Service) -> dict[str, Any]:
             "cache_bytes": m.cache,
         },
         "requests_that_fit": s.room if s.room < UNBOUNDED else None,
+        "tpot_parts": _parts(s.tpot_parts()),
+        "prefill_parts": _parts(s.prefill_parts()),
         "decode": _step(s.decode),
         "prefill": _step(s.prompt),
         "notes": [*service_remarks(s), *s.notes],
@@ -185,9 +189,13 @@ def _step(p: Prediction) -> dict[str, Any]:
         "flop": p.flop,
         "hbm_bytes": p.hbm_bytes,
         "link_bytes": p.link_bytes,
-        "parts": [{"part": part, "seconds": time, "bound": bound} for part, time, bound in p.parts()],
+        "parts": _parts(p.parts()),
         "operations": [_operation(op) for op in p.ops],
     }
+
+
+def _parts(found: Sequence[Part]) -> list[dict[str, Any]]:
+    return [{"part": part, "seconds": time, "bound": bound} for part, time, bound in found]
 
 
 def _operation(op: OpCost) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from taygeta.report.lists import (
     value_text,
 )
 from taygeta.report.service import service_view, step_view
-from taygeta.report.words import spread_of
+from taygeta.report.words import chips_of, spread_of
 from taygeta.spec.deployment import Deployment
 from taygeta.spec.fields import FIELDS
 
@@ -45,8 +45,7 @@ def service_page(s: Service, assumed: tuple[Assumption, ...] = ()) -> str:
     """Return the page of a closed loop: roofline, time by part, ranges."""
     steps = [("decode", s.decode), ("prefill", s.prompt)]
     pictures = [
-        plots.time_by_part("Where a decode step spends its time", [("decode", s.decode)], "a"),
-        plots.time_by_part("Where the prefill of a prompt spends its time", [("prefill", s.prompt)], "b"),
+        *plots.times_of([(chips_of(s.deployment), s)], ("a", "b")),
         plots.roofline(s.deployment, steps, "c"),
     ]
     return page(service_view(s, assumed), pictures)
@@ -55,7 +54,7 @@ def service_page(s: Service, assumed: tuple[Assumption, ...] = ()) -> str:
 def step_page(p: Prediction, assumed: tuple[Assumption, ...] = ()) -> str:
     """Return the page of one step."""
     pictures = [
-        plots.time_by_part("Where the step spends its time", [("step", p)], "a"),
+        plots.time_by_part("Where the step spends its time", [("step", p.parts())], "one step", "a"),
         plots.roofline(p.deployment, [("step", p)], "b"),
     ]
     return page(step_view(p, assumed), pictures)
@@ -71,12 +70,7 @@ def comparison_page(model: str, isl: int, osl: int, concurrency: int, found: Seq
                 "TPOT", [(name, s.tpot) for name, s in done], "ms per output token, lower is better", MS, "a"
             ),
             plots.speeds(done, "b"),
-            plots.time_by_part(
-                "Where a decode step spends its time", [(name, s.decode) for name, s in done], "c"
-            ),
-            plots.time_by_part(
-                "Where the prefill of a prompt spends its time", [(name, s.prompt) for name, s in done], "d"
-            ),
+            *plots.times_of(done, ("c", "d")),
         ]
         pictures += [
             plots.roofline(s.deployment, [("decode", s.decode), ("prefill", s.prompt)], f"r{n}")

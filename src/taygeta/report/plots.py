@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from taygeta.base.interval import Interval
-from taygeta.cost.result import Prediction, Service
+from taygeta.cost.result import Part, Prediction, Service
 from taygeta.report.figure import GRID, INK, PAPER, Drawing, Picture, part_colour, part_order, series_colour
 from taygeta.report.words import count, number, seconds
 from taygeta.spec.deployment import Deployment
@@ -58,16 +58,16 @@ def roofline(d: Deployment, steps: Sequence[tuple[str, Prediction]], key: str) -
     return drawing.picture(f"Roofline of {chip.name}", f"Roofline of {chip.name}: {said}.", key)
 
 
-def time_by_part(title: str, steps: Sequence[tuple[str, Prediction]], key: str) -> Picture:
-    """Draw the time of each step as a bar of its parts."""
-    drawing = Drawing(1.3 + 0.45 * len(steps))
-    found = [(name, {part: t for part, t, _ in p.parts()}) for name, p in steps]
-    parts = sorted({part for _, times in found for part in times}, key=part_order)
-    scale, unit = _scale(max((sum(times.values()) for _, times in found), default=1.0))
+def time_by_part(title: str, times: Sequence[tuple[str, Sequence[Part]]], of: str, key: str) -> Picture:
+    """Draw times as bars of their parts. of: what each is the time of, such as "one step"."""
+    drawing = Drawing(1.3 + 0.45 * len(times))
+    found = [(name, {part: t for part, t, _ in parts}) for name, parts in times]
+    parts = sorted({part for _, by_part in found for part in by_part}, key=part_order)
+    scale, unit = _scale(max((sum(by_part.values()) for _, by_part in found), default=1.0))
     with drawing as (_, axes):
         starts = [0.0] * len(found)
         for part in parts:
-            widths = [times.get(part, 0.0) / scale for _, times in found]
+            widths = [by_part.get(part, 0.0) / scale for _, by_part in found]
             axes.barh(
                 range(len(found)),
                 widths,
@@ -80,13 +80,22 @@ def time_by_part(title: str, steps: Sequence[tuple[str, Prediction]], key: str) 
             )
             starts = [s + w for s, w in zip(starts, widths, strict=True)]
         _name_rows(axes, [name for name, _ in found])
-        axes.set_xlabel(f"{unit} of one step")
+        axes.set_xlabel(f"{unit} of {of}")
         _legend(axes)
     said = "; ".join(
-        f"{name}: " + ", ".join(f"{p} {seconds(times[p])}" for p in parts if p in times)
-        for name, times in found
+        f"{name}: " + ", ".join(f"{p} {seconds(by_part[p])}" for p in parts if p in by_part)
+        for name, by_part in found
     )
     return drawing.picture(title, f"{title}. {said}.", key)
+
+
+def times_of(services: Sequence[tuple[str, Service]], keys: tuple[str, str]) -> list[Picture]:
+    """Draw where the time of an output token goes, and that of a prefill: bars as long as the numbers above them."""
+    tokens, prompts = [(n, s.tpot_parts()) for n, s in services], [(n, s.prefill_parts()) for n, s in services]
+    return [
+        time_by_part("Where the time per output token goes", tokens, "one output token", keys[0]),
+        time_by_part("Where the prefill of a prompt goes", prompts, "one prompt", keys[1]),
+    ]
 
 
 def intervals(title: str, rows: Sequence[tuple[str, Interval]], unit: str, scale: float, key: str) -> Picture:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from taygeta.base.interval import Interval
-from taygeta.cost.result import Prediction, Service
+from taygeta.cost.result import Part, Prediction, Service
 from taygeta.report.assumptions import Assumption
 from taygeta.report.remarks import service_remarks, step_remarks
 from taygeta.report.view import Cell, Column, Fact, Grid, View, cells
@@ -34,7 +36,7 @@ def service_view(s: Service, assumed: tuple[Assumption, ...] = ()) -> View:
         lines=(*deployment_lines(s.deployment), loop),
         warning=model_warning(s.deployment.model),
         facts=(*_rates(s), _decode(s.decode), *_step_facts(s.decode), *_memory(s)),
-        grids=(_parts(s.decode, s.prompt), *assumption_grids(assumed, s.deployment)),
+        grids=(_parts(s.tpot_parts(), s.prefill_parts()), *assumption_grids(assumed, s.deployment)),
         notes=notes_of(s),
     )
 
@@ -50,7 +52,7 @@ def step_view(p: Prediction, assumed: tuple[Assumption, ...] = ()) -> View:
             Fact("bounds", seconds(p.lower), f"roofline; serial {seconds(p.upper)}"),
             *_step_facts(p),
         ),
-        grids=(_parts(p, None), *assumption_grids(assumed, p.deployment)),
+        grids=(_parts(p.parts()), *assumption_grids(assumed, p.deployment)),
         notes=(*step_remarks(p), *p.deployment.model.notes),
     )
 
@@ -95,7 +97,7 @@ def assumption_grids(assumed: tuple[Assumption, ...], d: Deployment) -> tuple[Gr
 def _rates(s: Service) -> tuple[Fact, ...]:
     out = [
         _time("time per output token, TPOT", s.tpot),
-        _time("prefill of one prompt", s.prefill),
+        _time("prefill of one prompt with host", s.prefill),
         _rate("tokens/s of one user", s.per_user),
         _rate("tokens/s of one chip", s.per_chip),
         _rate("tokens/s of all chips", s.tokens_per_s),
@@ -115,7 +117,7 @@ def _rates(s: Service) -> tuple[Fact, ...]:
 
 def _decode(p: Prediction) -> Fact:
     return Fact(
-        "decode step",
+        "decode step without host",
         seconds(p.seconds.nominal),
         f"roofline {seconds(p.lower)}, serial {seconds(p.upper)}",
     )
@@ -143,21 +145,21 @@ def _memory(s: Service) -> tuple[Fact, ...]:
     )
 
 
-def _parts(decode: Prediction, prompt: Prediction | None) -> Grid:
-    """The parts of a step, longest first; with a prompt's beside them when it is given."""
+def _parts(token: Sequence[Part], prompt: Sequence[Part] = ()) -> Grid:
+    """The parts of a step, longest first; or those of TPOT, with a prefill's beside them when it is given."""
     columns = [
         Column("part", False),
-        Column("decode" if prompt else "time"),
+        Column("TPOT" if prompt else "time"),
         Column("share"),
         Column("bound by", False),
     ]
-    total = sum(t for _, t, _ in decode.parts()) or 1.0
-    beside = {part: (t, bound) for part, t, bound in prompt.parts()} if prompt else {}
+    total = sum(t for _, t, _ in token) or 1.0
+    beside = {part: (t, bound) for part, t, bound in prompt}
     beside_total = sum(t for t, _ in beside.values()) or 1.0
     if prompt:
         columns += [Column("prefill", drop=1), Column("share", drop=1), Column("bound by", False, drop=1)]
     rows = []
-    for part, time, bound in decode.parts():
+    for part, time, bound in token:
         row = [part, seconds(time), percent(time / total), bound]
         if prompt and part in beside:
             t, other = beside[part]
@@ -166,7 +168,7 @@ def _parts(decode: Prediction, prompt: Prediction | None) -> Grid:
             row += ["", "", ""]
         rows.append(cells(*row))
     for part, (t, other) in beside.items():
-        if part not in {p for p, _, _ in decode.parts()}:
+        if part not in {p for p, _, _ in token}:
             rows.append(cells(part, "", "", "", seconds(t), percent(t / beside_total), other))
     return Grid("Where the time goes", tuple(columns), tuple(rows))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from taygeta.machine.fidelity import TimedStep
@@ -9,6 +10,12 @@ from taygeta.report.view import Column, Fact, Grid, View, cells
 from taygeta.report.words import chips_of, formats_of, percent, seconds
 
 NAMES = {"link": "links to other chips", "load": "loads", "store": "stores", "stream": "weights streaming in"}
+AGREE = 0.15  # layers that were timed and modelled apart agree within this (tests/machine/test_fidelity.py)
+_STARTS = "the model charges what a library's kernels take to start, a program waits for its semaphores only"
+_REASONS = {
+    "collectives": "the program sends to the other chips directly, the model charges a library's collectives with"
+    " their rendezvous"
+}
 
 
 def timed_view(name: str, step: TimedStep) -> View:
@@ -38,10 +45,28 @@ def timed_view(name: str, step: TimedStep) -> View:
         cells(NAMES.get(engine, engine), percent(t.utilisation(engine)), percent(waits.get(engine, 0.0) / t.cycles))
         for engine in dict.fromkeys(u.engine for u in t.engines)
     ]
-    engines.append(cells("latencies", "", percent(waits.get("latency", 0.0) / t.cycles)))
+    for what, label in (("latency", "latencies"), ("exchange", "waits for other chips")):
+        if what == "latency" or waits[what] > 0.0:
+            engines.append(cells(label, "", percent(waits[what] / t.cycles)))
     grid = Grid("Engines of a core", (Column("engine", False), Column("busy"), Column("on the path")), tuple(engines))
     note = "No public silicon runs such programs: the timed machine is held to hand-counted clocks and to its bounds."
-    return View(f"{d.model.name} on {chips_of(d)}: {name}", (), "", facts, (parts, grid), (note,))
+    notes = (*difference(step.parts()), note)
+    return View(f"{d.model.name} on {chips_of(d)}: {name}", (), "", facts, (parts, grid), notes)
+
+
+def difference(parts: Mapping[str, tuple[float, float]]) -> tuple[str, ...]:
+    """Return why a time and a model of it differ, by the part that makes most of it; nothing where they agree.
+
+    parts: seconds (timed, modelled).
+    """
+    timed, modelled = (sum(side) for side in zip(*parts.values(), strict=True))
+    if abs(timed - modelled) <= AGREE * modelled:
+        return ()
+    most = max(parts, key=lambda name: (parts[name][1] - parts[name][0]) * (modelled - timed))
+    a, b = parts[most]
+    shown = f"{most}, {seconds(a)} and {seconds(b)}"
+    why = f": {_REASONS.get(most, _STARTS)}" if b > a else ""
+    return (f"Timed and modelled differ most in {shown}{why}. See docs/timed.md.",)
 
 
 def timed_json(step: TimedStep) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from taygeta.cost.compiled import compile_modules
+from taygeta.cost import compiled
 from taygeta.serving import (
     core,
     core_cache,
@@ -75,8 +75,13 @@ ENTRIES = ("advance", "begin_run")
 
 @cache
 def _core() -> dict[str, Callable[..., Any]]:
-    twins = compile_modules(MODULES, ENTRIES)
+    twins = compiled.compile_modules(MODULES, ENTRIES)
     return {name: twins[f"{core.__name__}.{name}"] for name in ENTRIES}
+
+
+def compiled_before() -> bool:
+    """Return whether the machine code that a simulation runs lies on this disk."""
+    return compiled.compiled_before(MODULES) and compiled.compiled_before()
 
 
 class Fast:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -199,6 +199,14 @@ def _overruled(path: str, sheet: Sheet) -> bool:
     if not kind or not path.startswith("calibration.error.") or whole not in sheet.entries:
         return False
     return ORIGINS.index(sheet.entries[whole].origin) > ORIGINS.index(sheet.entries[path].origin)
+
+
+def fastest_mode(chip: Chip, modes: Sequence[str] = MODES) -> str | None:
+    """Return the one of some compute modes that has the highest peak, of equals the first in MODES; None without any.
+
+    Said of chips wherever one mode stands for all: in `taygeta chips`, and in docs/chips.md of the narrow ones.
+    """
+    return max((m for m in MODES if m in modes and m in chip.peaks), key=chip.peaks.__getitem__, default=None)
 
 
 def assumption_group(path: str) -> str:

@@ -59,14 +59,11 @@ def compared(asked: CompareRequest, served: str) -> dict[str, Any]:
     done = lists.named(found)
     if not done:
         return document(view)
-    steps = [(name, s.decode) for name, s in done]
-    prompts = [(name, s.prompt) for name, s in done]
     tpot = [(name, s.tpot) for name, s in done]
     drawn = [
         plots.intervals("TPOT", tpot, "ms per output token, lower is better", lists.MS, "a"),
         plots.speeds(done, "b"),
-        plots.time_by_part("Where a decode step spends its time", steps, "c"),
-        plots.time_by_part("Where the prefill of a prompt spends its time", prompts, "d"),
+        *plots.times_of(done, ("c", "d")),
     ]
     return document(view, drawn)
 
