@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from itertools import pairwise
@@ -419,3 +421,23 @@ def test_pictures(page: Page, tmp_path: Path) -> None:
         page.picture(folder / "page-catalogue.png")
     for name in ("start", "chat", "phone", "results", "catalogue"):
         assert (folder / f"page-{name}.png").stat().st_size > 10_000
+
+
+def test_picture_of_a_report(browser: Browser, tmp_path: Path) -> None:
+    """The report of `make demo`, as README shows it: its command is README's first. It asks for nothing but itself."""
+    folder = Path(os.environ.get("TAYGETA_PICTURES") or tmp_path)
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    line = next(line for line in readme.splitlines() if line.startswith("$ taygeta compare"))
+    report = tmp_path / "report.html"
+    words = line.removeprefix("$ taygeta ").split()
+    subprocess.run([sys.executable, "-m", "taygeta", *words, "--html", str(report)], check=True, capture_output=True)
+    page = browser.page()
+    page.prefer("light")
+    page.call("Page.navigate", url=report.as_uri())
+    page.wait("document.readyState === 'complete' && document.querySelectorAll('svg').length > 1")
+    page.resize((860, 1320))
+    page.picture(folder / "compare.png")
+    assert not page.complaints()
+    assert page.addresses() == {report.as_uri()}
+    page.close()
+    assert (folder / "compare.png").stat().st_size > 10_000
