@@ -118,7 +118,8 @@ def real(error: float = 0.0, chips: int = 1) -> Deployment:
     d = deploy("gpt2", on=f"h100:{chips}", tp=1)
     rest = {path: value for path, value in d.chip.constants.items() if not path.startswith("error.step")}
     constants = MappingProxyType({**rest, "error.step": error})
-    host = dict.fromkeys(("host_step", "host_request", "eager_launch", "prompt_step", "client_delay", "emit_token"), 0.0)
+    times = ("host_step", "host_request", "eager_launch", "prompt_step", "client_delay", "emit_token")
+    host = dict.fromkeys(times, 0.0)
     engine = replace(d.engine, **host)
     return replace(d, chip=replace(d.chip, constants=constants), engine=engine, corners=())
 
