@@ -5,6 +5,7 @@ import pytest
 from drawn_routings import routings
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toy_chip import TOY
 
 from taygeta.cost.experts import (
     RELOADED_SHARE,
@@ -26,24 +27,6 @@ from taygeta.cost.routing import Routing, routing_even, routing_skewed
 from taygeta.validate.expert_libraries import choice_seconds, experts_library
 from taygeta.validate.formats import stored
 
-# A chip for counting by hand: 10 cores at 1 GHz, 1 TB/s, 100 B/clk per core, a launch of 1 us, no shared
-# cache.
-TOY = Hardware(
-    cores=10.0,
-    clock=1e9,
-    hbm_bandwidth=1e12,
-    cache_bytes=0.0,
-    cache_bandwidth=0.0,
-    core_sram_bytes=256.0 * 1024,
-    core_port=100.0,
-    launch=1e-6,
-    multicast=1.0,
-    exp_per_clock=16.0,
-    tile_rows=16.0,
-    tile_cols=8.0,
-    tile_depth=16.0,
-    vector_flop_per_s=1e12,
-)
 # Everything at 100 %, a hard maximum in all but name, no overheads.
 IDEAL = ExpertsConstants(1.0, 1.0, 1.0, 64.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 REAL = ExpertsConstants(0.9, 0.9, 0.2, 4.0, 0.9, 0.5, 14.0, 3e-8, 0.0, 3000.0)

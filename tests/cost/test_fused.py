@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toy_chip import TOY as BARE
 
 from taygeta.cost.fused import (
     CACHE_SHARE,
@@ -26,7 +27,6 @@ from taygeta.cost.fused import (
     fused_matmul,
     fused_tile,
 )
-from taygeta.cost.hardware import Hardware
 from taygeta.cost.loops import OUTPUTS, loop_fused, loop_masked, loop_striped
 from taygeta.cost.masked import HIDDEN_BYTES, INTER_BYTES, PER_EXPERT, MaskedConstants, masked_layer
 from taygeta.cost.routing import Routing, routing_even, routing_skewed
@@ -36,23 +36,8 @@ from taygeta.spec import catalog
 from taygeta.validate.formats import stored
 from taygeta.validate.fused import fused_kernels, masked, striped
 
-# A chip for counting by hand: 10 cores at 1 GHz, 1 TB/s, a cache of 1 MB.
-TOY = Hardware(
-    cores=10.0,
-    clock=1e9,
-    hbm_bandwidth=1e12,
-    cache_bytes=1e6,
-    cache_bandwidth=2e12,
-    core_sram_bytes=256.0 * 1024,
-    core_port=100.0,
-    launch=1e-6,
-    multicast=1.0,
-    exp_per_clock=16.0,
-    tile_rows=16.0,
-    tile_cols=8.0,
-    tile_depth=16.0,
-    vector_flop_per_s=1e12,
-)
+# The chip of other tests with a cache of 1 MB.
+TOY = BARE._replace(cache_bytes=1e6, cache_bandwidth=2e12)
 TOY_CONSTANTS = FusedConstants(1000.0, 500.0, 50.0, 1.0, 10e-6, 0.0)
 RULES = (SMALL, WIDE, TUNED, SCALED, SCALED_LOW, LARGE)
 ROWS = np.array(

@@ -201,6 +201,15 @@ def test_parts_add_up_to_the_numbers_above_them(case):
     assert found.decode.seconds.nominal < found.tpot.nominal
 
 
+def test_parts_of_a_prefill_that_takes_less_than_its_kernels_add_up_too():
+    d = tg.deploy("llama-3.1-8b", on="h100")
+    quick = replace(d, engine=replace(d.engine, prompt_slowdown=0.9, prompt_step=0.0, eager_launch=0.0))
+    found = tg.serve_rate(quick, 4000, 500, 16)
+    kernels = {part: seconds for part, seconds, _ in found.prompt.parts()}
+    assert found.prefill.nominal == pytest.approx(0.9 * sum(kernels.values()))
+    assert {p: s for p, s, _ in found.prefill_parts()} == pytest.approx({p: 0.9 * s for p, s in kernels.items()})
+
+
 def test_unpublished_models_show_a_range():
     d = tg.deploy("gpt-4", on="h200:32", tp=8, pp=4)
     assert d.model.assumed

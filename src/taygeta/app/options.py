@@ -36,6 +36,15 @@ Price = Annotated[
     str | None,
     typer.Option(metavar="PRICE", help="Price of a chip-hour such as '2.50 $/h', instead of the chip's own."),
 ]
+EngineSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--engine-set",
+        metavar="NAME=VALUE",
+        help="Set the engine's own, such as token_budget=4096; may be repeated.",
+        show_default=False,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON: SI units, the unit in each key.")]
 Html = Annotated[Path | None, typer.Option(metavar="FILE", help="Also write a page with plots to this file.")]
 Settings = Annotated[

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from taygeta.app.options import Html, Json, ModelName, Options, Price, deployment_options, split_chips
+from taygeta.app.options import (
+    EngineSettings,
+    Html,
+    Json,
+    ModelName,
+    Options,
+    Price,
+    deployment_options,
+    split_chips,
+)
 from taygeta.app.output import NOTHING_FOUND, check_page, emit, progress, write_page
 from taygeta.app.serving_options import TRAFFIC, bundled, engine_set, traffic_options
 from taygeta.base.errors import InputError
@@ -49,15 +58,6 @@ TtftLimit = Annotated[
 Share = Annotated[
     str | None, typer.Option(metavar="SHARE", help="Requests that must keep both limits, by default 99%.")
 ]
-Engine = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--engine-set",
-        metavar="NAME=VALUE",
-        help="Fix a setting of the engine, such as token_budget=4096; may be repeated.",
-        show_default=False,
-    ),
-]
 Tune = Annotated[bool, typer.Option("--tune/--no-tune", help="Search scheduler settings too.", show_default=False)]
 Emit = Annotated[
     str | None,
@@ -77,7 +77,7 @@ def plan(
     tpot: TpotLimit = None,
     share: Share = None,
     prefill: PrefillLimit = None,
-    engine_settings: Engine = None,
+    engine_settings: EngineSettings = None,
     tune: Tune = True,
     price: Price = None,
     launch: Emit = None,

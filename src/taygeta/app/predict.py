@@ -13,6 +13,7 @@ import typer
 from taygeta.app.options import (
     ChipName,
     Concurrency,
+    EngineSettings,
     Html,
     Isl,
     Json,
@@ -57,15 +58,6 @@ FidelityOption = Annotated[
     typer.Option(
         help="modelled: the cost model, scored on silicon. timed: the step's program on the chip's engines, clock by"
         " clock, for chips with tiles and software-managed memory."
-    ),
-]
-EngineSettings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--engine-set",
-        metavar="NAME=VALUE",
-        help="Set the engine's own, such as token_budget=4096; may be repeated.",
-        show_default=False,
     ),
 ]
 TraceOption = Annotated[

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from taygeta.app.options import Json, Options, changed, deployment_options
+from taygeta.app.options import EngineSettings, Json, Options, changed, deployment_options
 from taygeta.app.output import check_page, emit, progress, write_page
 from taygeta.base.errors import InputError
 
@@ -127,15 +127,7 @@ def calibrate(
     model: Annotated[
         str | None, typer.Option(metavar="MODEL", help="The model that was served.", show_default=False)
     ] = None,
-    engine_settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--engine-set",
-            metavar="NAME=VALUE",
-            help="How the engine was set, such as token_budget=4096; may be repeated.",
-            show_default=False,
-        ),
-    ] = None,
+    engine_settings: EngineSettings = None,
     as_json: Json = False,
 ) -> None:
     """Fit constants on measurements of one's own: a chip's on tables of kernels, an engine's on serving benchmarks.

@@ -247,14 +247,14 @@ def padded_matmul(
     """
     edge = c.padded_rows + 1.0
     columns = math.ceil(t.columns / edge)
-    padding = c.padded_rows * local_experts
-    laid = math.ceil((routing.rows + padding) / edge)
+    rows = laid_rows(routing, local_experts, c)
+    laid = math.ceil(rows / edge)
     own = min(row_tiles(routing, edge), laid)
     tensor, feed = tile_seconds(t, edge, edge)
     waves = math.ceil(own * columns / hw.cores)
     tensor, walked = waves * tensor, math.ceil(laid * columns / hw.cores) * feed
     feed *= waves
-    memory, moved = memory_seconds(routing, own, edge, t), padding * moved_seconds(t, edge)
+    memory, moved = memory_seconds(routing, own, edge, t), (rows - routing.rows) * moved_seconds(t, edge)
     seconds = soft_maximum(max(tensor, feed), memory, c.overlap)
     if walked > feed:
         seconds += soft_maximum(walked - feed, moved, c.overlap)

@@ -134,8 +134,14 @@ class Service:
         return _longest_first((*self.decode.parts(), *self.beyond_decode))
 
     def prefill_parts(self) -> tuple[Part, ...]:
-        """Return the parts that add up to the nominal prefill, longest first."""
-        return _longest_first((*self.prompt.parts(), *self.beyond_prompt))
+        """Return the parts that add up to the nominal prefill, longest first.
+
+        Under an engine whose prompts take less than their kernels (prompt_slowdown below 1) all of these are shorter.
+        """
+        kernels = self.prompt.parts()
+        left = self.prefill.nominal - sum(seconds for _, seconds, _ in self.beyond_prompt)
+        share = min(left / sum(seconds for _, seconds, _ in kernels), 1.0)
+        return _longest_first((*((name, share * t, bound) for name, t, bound in kernels), *self.beyond_prompt))
 
 
 def _longest_first(parts: Sequence[Part]) -> tuple[Part, ...]:
