@@ -1,9 +1,9 @@
 """Libraries of expert layers that differ from the one a chip's constants stand for.
 
 Those were fitted on TensorRT-LLM's kernels; other grouped kernels take another time on the same chip (vLLM's and
-SGLang's in Triton, Marlin and CuTe DSL: taygeta.validate.fused). What
-differs belongs to software, is the same on every chip, and is said here, fitted on rows of the public tables
-(AIConfigurator 095f58a8: moe; A100, H100, H200, B200, L40S).
+SGLang's in Triton, Marlin and CuTe DSL: taygeta.validate.fused). What differs belongs to software, is the same on every
+chip, and is said here, fitted on rows of the public tables (AIConfigurator 095f58a8: moe; A100, H100, H200, B200,
+L40S).
 """
 
 from __future__ import annotations

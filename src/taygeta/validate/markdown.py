@@ -38,7 +38,8 @@ UNSEEN = "b200"  # whose errors with the constants of the first split the short 
 _FLOOR, _UNSEEN = "roofline", f"{UNSEEN.upper()} from {', '.join(SPLITS[0]).upper()}"
 _SHORT = (
     "Mean / median of |predicted / measured - 1| in %, on rows that no filter leaves out. Each chip has"
-    " constants fitted on such rows of kernels;\nend to end only each engine's few are fitted."
+    " constants fitted on such rows of kernels;\nend to end only each engine's few are fitted. Kernels of vLLM and"
+    " SGLang have models of their own where tables name them; whole steps take coarser constants of their libraries."
 )
 _SHORT_UNSEEN = (
     " The last column carries constants of two older chips over (-: not tested so)."
