@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 import httpx
@@ -13,6 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from running import CONTEXT, MODEL, Running, chat, head, post, service, until_closed
 from small_fleets import bounds
+
+from taygeta.endpoint.schema import INT64
 
 TEXT = {"model": MODEL, "prompt": "a b"}
 
@@ -77,7 +80,7 @@ def test_fields(client: httpx.Client, more: dict[str, Any], param: str, message:
     [
         {"echo": True}, {"suffix": "x"}, {"best_of": 2}, {"logprobs": 1}, {"prompt": []}, {"prompt": [[]]},
         {"prompt": [-1]}, {"prompt": [1, "a"]}, {"prompt": {}}, {"stop": ["a"] * 17}, {"stop": ""}, {"stop": [""]},
-        {"seed": (1 << 63) + 1}, {"prompt": ["a"] * 65, "n": 2}, {"priority": 1.5}, {"stream": "yes"}, {"user": 5},
+        {"seed": INT64 + 1}, {"prompt": ["a"] * 65, "n": 2}, {"priority": 1.5}, {"stream": "yes"}, {"user": 5},
         {"stream": True, "stream_options": {"include_usage": 1}}, {"logit_bias": {"5": "x"}},
     ],
 )  # fmt: skip
@@ -194,3 +197,11 @@ def test_a_body_that_is_too_large(running: Running, client: httpx.Client) -> Non
             answer = until_closed(connection)
             assert answer.startswith((b"HTTP/1.1 413", b"HTTP/1.1 400"))
             assert b"100 Continue" not in answer
+
+
+def test_the_bound_of_a_seed_is_that_of_the_document(client: httpx.Client) -> None:
+    """OpenAPI has bounds as floats; read digit by digit, what the document allows is answered."""
+    assert f'"maximum":{float(INT64)!r}' in client.get("/openapi.json").text
+    assert Decimal(repr(float(INT64))) == INT64 > 1 << 63
+    for seed in (INT64, -INT64):
+        assert client.post("/v1/completions", json={**TEXT, "max_tokens": 1, "seed": seed}).status_code == 200

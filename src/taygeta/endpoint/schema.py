@@ -14,7 +14,8 @@ MAX_CHOICES = 128
 MAX_STOPS = 16
 MAX_CHANCES = 20
 MAX_BIASES = 1024
-INT64, INT31 = 1 << 63, 1 << 31
+INT31 = 1 << 31
+INT64 = 9_223_372_036_854_776_000  # 2**63 in the digits of a float: OpenAPI writes bounds so, and readers take them so
 
 
 def _whole(value: Any) -> Any:
@@ -30,7 +31,7 @@ def _all_whole(values: list[float]) -> list[int]:
 
 
 WHOLE = BeforeValidator(_whole)
-Int64 = Annotated[int, Field(ge=-INT64, le=INT64), WHOLE]  # both bounds are whole as floats, as OpenAPI has them
+Int64 = Annotated[int, Field(ge=-INT64, le=INT64), WHOLE]
 Count = Annotated[int, Field(ge=1, lt=INT31), WHOLE]
 StopText = Annotated[str, Field(min_length=1, max_length=1024)]
 _TOKENS = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": INT31 - 1}, "minItems": 1}
